@@ -1,0 +1,44 @@
+// conv: 2-D convolution, bias and activation in one pass.
+//
+//   y[b, oy, ox, o] = act(bias[o] + sum over ky, kx, i of
+//                         x[b, oy * stride + ky - pad_top, ox * stride + kx - pad_left, i] * w[o, i, ky, kx])
+//
+// In PyTorch, with pad_top = pad_left = p:
+//   y = act(F.conv2d(F.pad(x, (p, p, p, p), mode), w, bias, stride))
+//
+// A tap outside the input reads zero (Padding::kZeros) or the nearest pixel (Padding::kReplicate).
+// BatchNorm has been folded into w and bias. A linear layer is the case ih = iw = kh = kw = 1.
+//
+// Output pixel (oy, ox) is stored at (out_y + oy * out_step, out_x + ox * out_step) of an image of
+// out_h x out_w: the plain convolution has out_step 1, and a transposed convolution of stride s is s * s
+// convolutions with out_step s, each over the taps that reach its outputs.
+//
+// With shuffle 2 (else 1) the oc channels are four groups: group 2 py + px lands, as oc / 4 channels, at the
+// pixel (py, px) further on, so that one product makes a 2x2 patch of output (out_step is then 2).
+#pragma once
+
+#include "layers.h"
+
+namespace edgevae {
+
+struct ConvShape {
+  int n, ih, iw, ic;
+  int oh, ow, oc;
+  int kh, kw, stride, pad_top, pad_left;
+  Padding padding;
+  int out_h, out_w, out_step, out_y, out_x;
+  int shuffle;
+  int outputs;  // channels wanted, at most oc: the others are neither computed nor stored
+};
+
+// One implementation of the contract. `packed` is what conv_pack made of weights (oc, ic, kh, kw);
+// its layout belongs to the implementation. n and the image size do not change the packing.
+struct ConvKernel {
+  size_t (*packed_floats)(const ConvShape&);
+  void (*pack)(const ConvShape&, const float* weights, float* packed);
+  size_t (*scratch_floats)(const ConvShape&);  // per thread
+  void (*run)(const ConvShape&, const float* x, const float* packed, const float* bias, Activation, float* y,
+              Scratch, Pool&);
+};
+
+}  // namespace edgevae

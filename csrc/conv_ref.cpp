@@ -1,0 +1,52 @@
+// conv, as the contract says it, in double.
+#include "conv.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "pointwise_ref.h"
+
+namespace edgevae::reference {
+namespace {
+
+size_t packed_floats(const ConvShape& s) { return static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw; }
+
+void pack(const ConvShape& s, const float* weights, float* packed) {
+  std::memcpy(packed, weights, packed_floats(s) * sizeof(float));
+}
+
+size_t scratch_floats(const ConvShape&) { return 0; }
+
+void run(const ConvShape& s, const float* x, const float* w, const float* bias, Activation act, float* y,
+         Scratch, Pool&) {
+  const bool replicate = s.padding == Padding::kReplicate;
+  for (int b = 0; b < s.n; ++b)
+    for (int oy = 0; oy < s.oh; ++oy)
+      for (int ox = 0; ox < s.ow; ++ox)
+        for (int o = 0; o < s.outputs; ++o) {
+          double sum = bias[o];
+          for (int ky = 0; ky < s.kh; ++ky)
+            for (int kx = 0; kx < s.kw; ++kx) {
+              int iy = oy * s.stride + ky - s.pad_top, ix = ox * s.stride + kx - s.pad_left;
+              const bool inside = iy >= 0 && iy < s.ih && ix >= 0 && ix < s.iw;
+              if (!inside && !replicate) continue;
+              iy = std::clamp(iy, 0, s.ih - 1);
+              ix = std::clamp(ix, 0, s.iw - 1);
+              for (int i = 0; i < s.ic; ++i)
+                sum += static_cast<double>(x[((static_cast<size_t>(b) * s.ih + iy) * s.iw + ix) * s.ic + i]) *
+                       w[((static_cast<size_t>(o) * s.ic + i) * s.kh + ky) * s.kw + kx];
+            }
+          const int channels = s.oc / (s.shuffle * s.shuffle), group = o / channels;
+          const int row = s.out_y + oy * s.out_step + group / s.shuffle;
+          const int column = s.out_x + ox * s.out_step + group % s.shuffle;
+          y[((static_cast<size_t>(b) * s.out_h + row) * s.out_w + column) * channels + o % channels] =
+              static_cast<float>(activate(sum, act));
+        }
+}
+
+}  // namespace
+
+extern const ConvKernel conv;
+const ConvKernel conv = {packed_floats, pack, scratch_floats, run};
+
+}  // namespace edgevae::reference

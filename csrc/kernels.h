@@ -1,0 +1,21 @@
+// Every kernel of one instruction set. The reference is one more set: slow, obvious, and the oracle.
+#pragma once
+
+#include "conv.h"
+#include "frame_pack.h"
+#include "pointwise.h"
+#include "upsample_conv.h"
+
+namespace edgevae {
+
+struct Kernels {
+  const char* name;
+  ConvKernel conv;
+  UpsampleConvKernel upsample_conv;
+  ActivationRun activation;
+  MaxPoolRun max_pool;
+  FramePackKernel frame_pack;
+  FrameUnpackRun frame_unpack;
+};
+
+}  // namespace edgevae

@@ -1,0 +1,20 @@
+#include "kernels.h"
+#include "vec.h"
+
+#define EDGEVAE_STRING_(x) #x
+#define EDGEVAE_STRING(x) EDGEVAE_STRING_(x)
+
+namespace edgevae::EDGEVAE_ISA {
+
+extern const ConvKernel conv;
+extern const UpsampleConvKernel upsample_conv;
+extern const FramePackKernel frame_pack;
+void activation(const float* x, size_t count, Activation act, float* y);
+void max_pool(const MaxPoolShape& s, const float* x, float* y, Pool& pool);
+void frame_unpack(const float* x, size_t pixels, const InputEncoding& e, uint8_t* rgb, float* depth);
+
+Kernels kernels() {
+  return {EDGEVAE_STRING(EDGEVAE_ISA), conv, upsample_conv, activation, max_pool, frame_pack, frame_unpack};
+}
+
+}  // namespace edgevae::EDGEVAE_ISA

@@ -1,0 +1,16 @@
+#include "kernels.h"
+
+namespace edgevae::reference {
+
+extern const ConvKernel conv;
+extern const UpsampleConvKernel upsample_conv;
+extern const FramePackKernel frame_pack;
+void activation(const float* x, size_t count, Activation act, float* y);
+void max_pool(const MaxPoolShape& s, const float* x, float* y, Pool& pool);
+void frame_unpack(const float* x, size_t pixels, const InputEncoding& e, uint8_t* rgb, float* depth);
+
+Kernels kernels() {
+  return {"reference", conv, upsample_conv, activation, max_pool, frame_pack, frame_unpack};
+}
+
+}  // namespace edgevae::reference

@@ -1,0 +1,521 @@
+#include "network.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+namespace edgevae {
+namespace {
+
+constexpr std::int64_t kLargest = std::int64_t{1} << 30;  // floats of one activation, pixels of a batch
+
+std::string text(const Shape& s) {
+  if (!s.image) return std::to_string(s.c) + " numbers";
+  return std::to_string(s.c) + "x" + std::to_string(s.h) + "x" + std::to_string(s.w);
+}
+
+std::string text(const std::vector<int>& shape) {
+  std::string out = "(";
+  for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  return out + ")";
+}
+
+[[noreturn]] void fail(size_t index, const Layer& layer, const std::string& what) {
+  throw std::invalid_argument("layer " + std::to_string(index) + " (" + layer.op + "): " + what);
+}
+
+// What every layer with weights must satisfy; returns its number of output channels.
+int check_weights(size_t index, const Layer& layer, size_t rank, size_t in_axis, int in, size_t out_axis) {
+  const auto& shape = layer.weight.shape;
+  if (layer.weight.data == nullptr || shape.size() != rank) {
+    fail(index, layer,
+         "weight has shape " + text(shape) + ", wanted " + std::to_string(rank) + " dimensions.");
+  }
+  std::int64_t count = 1;
+  for (int n : shape) {
+    if (n < 1 || (count *= n) > kLargest)
+      fail(index, layer, "weight has shape " + text(shape) + ", out of bounds.");
+  }
+  if (shape[in_axis] != in) {
+    fail(index, layer,
+         "weight " + text(shape) + " takes " + std::to_string(shape[in_axis]) + " channels, the layer gets " +
+             std::to_string(in) + ".");
+  }
+  const int out = shape[out_axis];
+  if (layer.bias.data != nullptr && layer.bias.shape != std::vector<int>{out}) {
+    fail(index, layer,
+         "bias has shape " + text(layer.bias.shape) + ", wanted (" + std::to_string(out) + ").");
+  }
+  return out;
+}
+
+void want_image(size_t index, const Layer& layer, const Shape& s) {
+  if (!s.image)
+    fail(index, layer, "wants an image, gets " + text(s) + "; a reshape to (c, h, w) is missing.");
+}
+
+void want_vector(size_t index, const Layer& layer, const Shape& s) {
+  if (s.image)
+    fail(index, layer, "wants a vector, gets an image " + text(s) + "; a reshape to (n) is missing.");
+}
+
+// Output length of a window that slides along `in` samples.
+int slide(size_t index, const Layer& layer, int in, int kernel, int stride, int padding) {
+  const std::int64_t room = std::int64_t{in} + 2 * std::int64_t{padding} - kernel;
+  if (stride < 1 || padding < 0 || padding >= kernel || room < 0) {
+    fail(index, layer,
+         "kernel " + std::to_string(kernel) + ", stride " + std::to_string(stride) + ", padding " +
+             std::to_string(padding) + " do not fit an input of " + std::to_string(in) + " pixels.");
+  }
+  return static_cast<int>(room / stride + 1);
+}
+
+Shape next_shape(size_t index, const Layer& layer, const Shape& in, int condition) {
+  Shape out = in;
+  if (layer.op == "conv2d") {
+    want_image(index, layer, in);
+    out.c = check_weights(index, layer, 4, 1, in.c, 0);
+    out.h = slide(index, layer, in.h, layer.weight.shape[2], layer.stride, layer.padding);
+    out.w = slide(index, layer, in.w, layer.weight.shape[3], layer.stride, layer.padding);
+  } else if (layer.op == "upsample_conv2d") {
+    want_image(index, layer, in);
+    out.c = check_weights(index, layer, 4, 1, in.c, 0);
+    if (layer.weight.shape[2] != 3 || layer.weight.shape[3] != 3) {
+      fail(index, layer, "weight has shape " + text(layer.weight.shape) + ", wanted a 3x3 kernel.");
+    }
+    if (in.h > 16384 || in.w > 16384) fail(index, layer, "input " + text(in) + " is too large.");
+    out.h = 2 * in.h;
+    out.w = 2 * in.w;
+  } else if (layer.op == "conv_transpose2d") {
+    want_image(index, layer, in);
+    out.c = check_weights(index, layer, 4, 0, in.c, 1);
+    const auto grow = [&](int n, int kernel) {
+      const std::int64_t size = (n - std::int64_t{1}) * layer.stride - 2 * std::int64_t{layer.padding} +
+                                kernel + layer.output_padding;
+      if (layer.stride < 1 || layer.padding < 0 || layer.padding >= kernel || layer.output_padding < 0 ||
+          layer.output_padding >= layer.stride || size < 1 || size > 32768) {
+        fail(index, layer,
+             "kernel " + std::to_string(kernel) + ", stride " + std::to_string(layer.stride) + ", padding " +
+                 std::to_string(layer.padding) + ", output_padding " + std::to_string(layer.output_padding) +
+                 " do not fit an input of " + std::to_string(n) + " pixels.");
+      }
+      return static_cast<int>(size);
+    };
+    out.h = grow(in.h, layer.weight.shape[2]);
+    out.w = grow(in.w, layer.weight.shape[3]);
+  } else if (layer.op == "linear") {
+    want_vector(index, layer, in);
+    out.c = check_weights(index, layer, 2, 1, in.c, 0);
+  } else if (layer.op == "max_pool2d") {
+    want_image(index, layer, in);
+    if (layer.kernel < 1)
+      fail(index, layer, "kernel is " + std::to_string(layer.kernel) + ", wanted at least 1.");
+    out.h = slide(index, layer, in.h, layer.kernel, layer.stride, 0);
+    out.w = slide(index, layer, in.w, layer.kernel, layer.stride, 0);
+  } else if (layer.op == "reshape") {
+    std::int64_t count = 1;
+    for (int n : layer.shape) {
+      if (n < 1 || (count *= n) > kLargest)
+        fail(index, layer, "shape " + text(layer.shape) + " is out of bounds.");
+    }
+    if (layer.shape.size() == 1) {
+      out = {layer.shape[0], 1, 1, false};
+    } else if (layer.shape.size() == 3) {
+      out = {layer.shape[0], layer.shape[1], layer.shape[2], true};
+    } else {
+      fail(index, layer, "shape " + text(layer.shape) + ", wanted (n) or (c, h, w).");
+    }
+    if (count != in.floats())
+      fail(index, layer, "gets " + text(in) + ", cannot become " + text(layer.shape) + ".");
+  } else if (layer.op == "concat_condition") {
+    want_vector(index, layer, in);
+    if (layer.size != condition || condition < 1) {
+      fail(index, layer,
+           "takes " + std::to_string(layer.size) + " numbers, the model's condition has " +
+               std::to_string(condition) + ".");
+    }
+    out.c = in.c + layer.size;
+  } else if (layer.op != "activation") {
+    fail(index, layer, "is not an operation this version knows.");
+  }
+  if (out.floats() > kLargest) fail(index, layer, "output " + text(out) + " is too large.");
+  return out;
+}
+
+}  // namespace
+
+std::vector<Shape> infer_shapes(const std::vector<Layer>& layers, Shape input, int condition) {
+  std::vector<Shape> shapes;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    input = next_shape(i, layers[i], input, condition);
+    shapes.push_back(input);
+  }
+  return shapes;
+}
+
+void to_nhwc(const float* x, int c, std::int64_t pixels, float* y) {
+  for (std::int64_t p = 0; p < pixels; ++p) {
+    for (int i = 0; i < c; ++i) y[p * c + i] = x[i * pixels + p];
+  }
+}
+
+void to_nchw(const float* x, int c, std::int64_t pixels, float* y) {
+  for (int i = 0; i < c; ++i) {
+    for (std::int64_t p = 0; p < pixels; ++p) y[i * pixels + p] = x[p * c + i];
+  }
+}
+
+// Walks the layers once and appends steps. An image that was flattened stays (h, w, c) in memory; `planes`
+// remembers that shape until a linear layer takes it up in its weights, or a step restores (c, h, w) order.
+class Network::Builder {
+ public:
+  Builder(Network& network, const std::vector<Layer>& layers) : net_(network), layers_(layers) {}
+
+  void build() {
+    Shape in = net_.input_;
+    net_.largest_ = 0;
+    const auto shapes = infer_shapes(layers_, in, net_.condition_);
+    for (at_ = 0; at_ < layers_.size(); ++at_) {
+      add(layers_[at_], in, shapes[at_]);
+      in = shapes[at_];
+      net_.largest_ = std::max(net_.largest_, in.floats());
+    }
+    if (!in.image) restore_planes();
+    net_.output_ = in;
+    for (const Step& step : net_.steps_) {
+      net_.weight_bytes_ +=
+          static_cast<std::int64_t>((step.weights.size() + step.bias.size()) * sizeof(float));
+    }
+  }
+
+ private:
+  static bool needs_order(const Shape& s) { return s.c > 1 && s.h * s.w > 1; }
+
+  Step& append(Kind kind) {
+    net_.steps_.push_back(Step{});
+    net_.steps_.back().kind = kind;
+    return net_.steps_.back();
+  }
+
+  void restore_planes() {
+    if (planes_) append(Kind::kToNchw).shape = *planes_;
+    planes_.reset();
+  }
+
+  void add(const Layer& layer, const Shape& in, const Shape& out) {
+    if (layer.op == "conv2d") {
+      add_conv(layer, in, out);
+    } else if (layer.op == "upsample_conv2d") {
+      add_upsample_conv(layer, in, out);
+    } else if (layer.op == "conv_transpose2d") {
+      add_conv_transpose(layer, in, out);
+    } else if (layer.op == "linear") {
+      add_linear(layer, in, out);
+    } else if (layer.op == "max_pool2d") {
+      append(Kind::kMaxPool).pool = {0, in.h, in.w, in.c, out.h, out.w, layer.kernel, layer.stride};
+    } else if (layer.op == "reshape") {
+      add_reshape(in, out);
+    } else if (layer.op == "concat_condition") {
+      restore_planes();
+      append(Kind::kConcat).shape = in;
+    } else {
+      add_activation(layer, in);
+    }
+  }
+
+  void set_bias(const Layer& layer, Step& step, int count) {
+    step.bias.assign(count, 0.0f);
+    if (layer.bias.data != nullptr) std::copy_n(layer.bias.data, count, step.bias.data());
+  }
+
+  void pack_conv(Step& step, const float* weights) {
+    step.weights.resize(net_.kernels_.conv.packed_floats(step.conv));
+    net_.kernels_.conv.pack(step.conv, weights, step.weights.data());
+  }
+
+  void add_conv(const Layer& layer, const Shape& in, const Shape& out) {
+    Step& step = append(Kind::kConv);
+    const int kh = layer.weight.shape[2], kw = layer.weight.shape[3];
+    step.conv = {.n = 0,
+                 .ih = in.h,
+                 .iw = in.w,
+                 .ic = in.c,
+                 .oh = out.h,
+                 .ow = out.w,
+                 .oc = out.c,
+                 .kh = kh,
+                 .kw = kw,
+                 .stride = layer.stride,
+                 .pad_top = layer.padding,
+                 .pad_left = layer.padding,
+                 .padding = layer.padding_mode,
+                 .out_h = out.h,
+                 .out_w = out.w,
+                 .out_step = 1,
+                 .out_y = 0,
+                 .out_x = 0,
+                 .shuffle = 1,
+                 .outputs = out.c};
+    set_bias(layer, step, out.c);
+    pack_conv(step, layer.weight.data);
+    net_.macs_ += out.floats() * in.c * kh * kw;
+  }
+
+  void add_upsample_conv(const Layer& layer, const Shape& in, const Shape& out) {
+    Step& step = append(Kind::kUpsampleConv);
+    step.upsample = {0, in.h, in.w, in.c, out.c, layer.padding_mode};
+    set_bias(layer, step, out.c);
+    step.weights.resize(net_.kernels_.upsample_conv.packed_floats(step.upsample));
+    net_.kernels_.upsample_conv.pack(step.upsample, layer.weight.data, step.weights.data());
+    net_.macs_ += out.floats() * in.c * 9;
+  }
+
+  // Output row stride * q + phase takes the taps ky = phase + padding (mod stride), from input row
+  // q + (phase + padding - ky) / stride: for each phase a plain convolution with every stride-th tap,
+  // reversed.
+  void add_conv_transpose(const Layer& layer, const Shape& in, const Shape& out) {
+    const int kh = layer.weight.shape[2], kw = layer.weight.shape[3], stride = layer.stride;
+    struct Phase {
+      int taps, pad, count, first_tap;
+    };
+    const auto phase_of = [&](int phase, int kernel, int size) {
+      const int first = (phase + layer.padding) % stride;
+      const int taps = first < kernel ? (kernel - 1 - first) / stride + 1 : 0;
+      return Phase{taps, taps - 1 - (phase + layer.padding) / stride, (size - phase + stride - 1) / stride,
+                   first};
+    };
+    for (int py = 0; py < std::min(stride, out.h); ++py) {
+      for (int px = 0; px < std::min(stride, out.w); ++px) {
+        const Phase y = phase_of(py, kh, out.h), x = phase_of(px, kw, out.w);
+        Step& step = append(Kind::kConv);
+        step.keeps_input = true;
+        // A phase without taps (kernel shorter than the stride) is its bias: one tap of zero weight.
+        const int th = std::max(1, y.taps), tw = std::max(1, x.taps);
+        step.conv = {.n = 0,
+                     .ih = in.h,
+                     .iw = in.w,
+                     .ic = in.c,
+                     .oh = y.count,
+                     .ow = x.count,
+                     .oc = out.c,
+                     .kh = th,
+                     .kw = tw,
+                     .stride = 1,
+                     .pad_top = y.taps ? y.pad : 0,
+                     .pad_left = x.taps ? x.pad : 0,
+                     .padding = Padding::kZeros,
+                     .out_h = out.h,
+                     .out_w = out.w,
+                     .out_step = stride,
+                     .out_y = py,
+                     .out_x = px,
+                     .shuffle = 1,
+                     .outputs = out.c};
+        std::vector<float> weights(static_cast<size_t>(out.c) * in.c * th * tw, 0.0f);
+        for (int o = 0; o < out.c && y.taps && x.taps; ++o)
+          for (int i = 0; i < in.c; ++i)
+            for (int ty = 0; ty < th; ++ty)
+              for (int tx = 0; tx < tw; ++tx) {
+                const int ky = y.first_tap + (th - 1 - ty) * stride,
+                          kx = x.first_tap + (tw - 1 - tx) * stride;
+                weights[((static_cast<size_t>(o) * in.c + i) * th + ty) * tw + tx] =
+                    layer.weight.data[((static_cast<size_t>(i) * out.c + o) * kh + ky) * kw + kx];
+              }
+        set_bias(layer, step, out.c);
+        pack_conv(step, weights.data());
+      }
+    }
+    net_.steps_.back().keeps_input = false;
+    net_.macs_ += in.floats() * out.c * kh * kw;
+  }
+
+  void add_linear(const Layer& layer, const Shape& in, const Shape& out) {
+    std::vector<float> weights(layer.weight.data, layer.weight.data + out.floats() * in.c);
+    Step& step = append(Kind::kConv);
+    step.conv = {.n = 0,
+                 .ih = 1,
+                 .iw = 1,
+                 .ic = in.c,
+                 .oh = 1,
+                 .ow = 1,
+                 .oc = out.c,
+                 .kh = 1,
+                 .kw = 1,
+                 .stride = 1,
+                 .pad_top = 0,
+                 .pad_left = 0,
+                 .padding = Padding::kZeros,
+                 .out_h = 1,
+                 .out_w = 1,
+                 .out_step = 1,
+                 .out_y = 0,
+                 .out_x = 0,
+                 .shuffle = 1,
+                 .outputs = out.c};
+    set_bias(layer, step, out.c);
+    if (planes_) {  // the input lies in (h, w, c) order: so shall the columns
+      for (int o = 0; o < out.c; ++o) {
+        const std::int64_t row = std::int64_t{o} * in.c;
+        to_nhwc(layer.weight.data + row, planes_->c, planes_->floats() / planes_->c, weights.data() + row);
+      }
+      planes_.reset();
+    }
+    if (const auto image = image_after_linear()) {  // and the rows, where an image follows
+      const std::int64_t pixels = image->floats() / image->c;
+      std::vector<float> rows(weights.size());
+      Floats bias(step.bias.size());
+      for (std::int64_t p = 0; p < pixels; ++p)
+        for (int c = 0; c < image->c; ++c) {
+          const std::int64_t from = c * pixels + p, to = p * image->c + c;
+          std::copy_n(&weights[from * in.c], in.c, &rows[to * in.c]);
+          bias[to] = step.bias[from];
+        }
+      weights.swap(rows);
+      step.bias.swap(bias);
+      image_in_order_ = true;
+    }
+    pack_conv(step, weights.data());
+    net_.macs_ += out.floats() * in.c;
+  }
+
+  // The image that the linear layer at at_ is reshaped to, with at most activations between.
+  std::optional<Shape> image_after_linear() const {
+    for (size_t i = at_ + 1; i < layers_.size(); ++i) {
+      if (layers_[i].op == "activation") continue;
+      if (layers_[i].op != "reshape" || layers_[i].shape.size() != 3) return std::nullopt;
+      const auto& s = layers_[i].shape;
+      const Shape image{s[0], s[1], s[2], true};
+      return needs_order(image) ? std::optional(image) : std::nullopt;
+    }
+    return std::nullopt;
+  }
+
+  void add_reshape(const Shape& in, const Shape& out) {
+    if (in.image && !out.image) {
+      if (needs_order(in)) planes_ = in;
+      return;
+    }
+    if (in.image && needs_order(in)) append(Kind::kToNchw).shape = in;
+    if (!in.image) restore_planes();
+    if (out.image && needs_order(out) && !image_in_order_) append(Kind::kToNhwc).shape = out;
+    image_in_order_ = false;
+  }
+
+  void add_activation(const Layer& layer, const Shape& in) {
+    // Fused into the layer before, every phase of it, unless that one has an activation already.
+    auto& steps = net_.steps_;
+    bool fused = false;
+    for (size_t i = steps.size(); i-- > 0;) {
+      Step& step = steps[i];
+      const bool same_layer = i + 1 == steps.size() || step.keeps_input;
+      if (!same_layer || (step.kind != Kind::kConv && step.kind != Kind::kUpsampleConv)) break;
+      if (step.activation.kind != ActivationKind::kNone) break;
+      step.activation = layer.activation;
+      fused = true;
+    }
+    if (fused) return;
+    Step& step = append(Kind::kActivation);
+    step.shape = in;
+    step.activation = layer.activation;
+  }
+
+  Network& net_;
+  const std::vector<Layer>& layers_;
+  size_t at_ = 0;
+  std::optional<Shape> planes_;
+  bool image_in_order_ = false;
+};
+
+Network::Network(const std::vector<Layer>& layers, Shape input, int condition, const Kernels& kernels,
+                 std::shared_ptr<Pool> pool)
+    : input_(input), condition_(condition), kernels_(kernels), pool_(std::move(pool)) {
+  Builder(*this, layers).build();
+}
+
+bool Network::ends_in_linear() const {
+  return !output_.image && !steps_.empty() && steps_.back().kind == Kind::kConv;
+}
+
+void Network::reserve(int n) {
+  if (n <= reserved_) return;
+  std::int64_t pixels = std::int64_t{input_.h} * input_.w;
+  for (const Step& s : steps_) {
+    pixels = std::max(
+        {pixels, std::int64_t{s.conv.out_h} * s.conv.out_w, 4 * std::int64_t{s.upsample.ih} * s.upsample.iw});
+  }
+  if (pixels * n > kLargest) {
+    throw std::invalid_argument("a batch of " + std::to_string(n) + " images is too large; split it.");
+  }
+  size_t scratch = 0;
+  for (Step& s : steps_) {
+    s.conv.n = s.upsample.n = n;
+    if (s.kind == Kind::kConv) scratch = std::max(scratch, kernels_.conv.scratch_floats(s.conv));
+    if (s.kind == Kind::kUpsampleConv)
+      scratch = std::max(scratch, kernels_.upsample_conv.scratch_floats(s.upsample));
+  }
+  // NaN, so that a kernel that read what nobody wrote would show.
+  const float poison = std::numeric_limits<float>::quiet_NaN();
+  reserved_ = 0;
+  input_buffer_.assign(static_cast<size_t>(input_.floats()) * n, poison);
+  for (auto& buffer : buffers_) buffer.assign(static_cast<size_t>(largest_) * n, poison);
+  this->scratch(scratch);
+  reserved_ = n;
+}
+
+Scratch Network::scratch(size_t per_thread) {
+  per_thread = (per_thread + 31) / 16 * 16;  // a cache line apart
+  const size_t threads = static_cast<size_t>(pool_threads(*pool_));
+  if (scratch_.size() < per_thread * threads) scratch_.resize(per_thread * threads);
+  return {scratch_.data(), scratch_.size() / threads};
+}
+
+const float* Network::run(int n, int outputs, const float* condition) {
+  const float* x = input_buffer_.data();
+  int into = 0;
+  const Scratch scratch{scratch_.data(), scratch_.size() / static_cast<size_t>(pool_threads(*pool_))};
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    Step& s = steps_[i];
+    float* y = buffers_[into].data();
+    switch (s.kind) {
+      case Kind::kConv:
+        s.conv.n = n;
+        s.conv.outputs = i + 1 == steps_.size() && !output_.image ? outputs : s.conv.oc;
+        kernels_.conv.run(s.conv, x, s.weights.data(), s.bias.data(), s.activation, y, scratch, *pool_);
+        break;
+      case Kind::kUpsampleConv:
+        s.upsample.n = n;
+        kernels_.upsample_conv.run(s.upsample, x, s.weights.data(), s.bias.data(), s.activation, y, scratch,
+                                   *pool_);
+        break;
+      case Kind::kMaxPool:
+        s.pool.n = n;
+        kernels_.max_pool(s.pool, x, y, *pool_);
+        break;
+      case Kind::kActivation:
+        kernels_.activation(x, static_cast<size_t>(s.shape.floats()) * n, s.activation, y);
+        break;
+      case Kind::kConcat:
+        for (int b = 0; b < n; ++b) {
+          float* row = y + static_cast<size_t>(b) * (s.shape.c + condition_);
+          std::copy_n(x + static_cast<size_t>(b) * s.shape.c, s.shape.c, row);
+          std::copy_n(condition + static_cast<size_t>(b) * condition_, condition_, row + s.shape.c);
+        }
+        break;
+      case Kind::kToNchw:
+      case Kind::kToNhwc:
+        for (int b = 0; b < n; ++b) {
+          const std::int64_t at = b * s.shape.floats(), pixels = std::int64_t{s.shape.h} * s.shape.w;
+          (s.kind == Kind::kToNchw ? to_nchw : to_nhwc)(x + at, s.shape.c, pixels, y + at);
+        }
+        break;
+    }
+    if (s.keeps_input) continue;
+    x = y;
+    into = 1 - into;
+  }
+  return x;
+}
+
+}  // namespace edgevae

@@ -1,0 +1,157 @@
+// The one inner loop of the fast kernels: a tile of output pixels times a panel of output channels.
+//
+// Every convolution here is a matrix product, pixels (M) by taps and channels (K) by output channels (N),
+// whose left side is gathered ("packed") from the image a few pixels at a time:
+//
+//   packed pixels   [K / 16][P][16]       P pixels of a tile, 16 consecutive k side by side: gathering is
+//                                         plain copies, and one pointer with constant offsets reads it all
+//   packed weights  [panel][K][width]     width = NV vectors; read front to back, exactly once per tile
+//
+// One step of k takes NV loads and P broadcasts for P * NV fused multiply-adds. AVX-512: 14 x 2, so 16
+// loads feed 28 products of 16 lanes and the loop is bound by arithmetic.
+#pragma once
+
+#include <utility>
+
+#include "layers.h"
+#include "vec.h"
+
+namespace edgevae::EDGEVAE_ISA {
+
+inline constexpr int kDepth = 16;  // k is packed in runs of 16 whatever the vector length
+
+static inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
+static inline int ceil_div(int x, int y) { return (x + y - 1) / y; }
+static inline int min_of(int a, int b) { return a < b ? a : b; }
+static inline int max_of(int a, int b) { return a > b ? a : b; }
+
+// Vectors in a panel: one where the layer has no more channels than that, else two.
+static inline int panel_vectors(int channels) { return channels <= kLanes ? 1 : 2; }
+
+template <int P, int NV>
+void tile(int blocks, const float* a, const float* b, float* c) {
+  vf acc[P][NV] = {};
+  for (; blocks > 0; --blocks, a += P * kDepth, b += kDepth * NV * kLanes) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kDepth; ++k) {
+      vf w[NV];
+      for (int v = 0; v < NV; ++v) w[v] = load(b + (k * NV + v) * kLanes);
+      for (int p = 0; p < P; ++p) {
+        const vf x = broadcast(a[p * kDepth + k]);
+        for (int v = 0; v < NV; ++v) acc[p][v] += x * w[v];
+      }
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    for (int v = 0; v < NV; ++v) store(c + (p * NV + v) * kLanes, acc[p][v]);
+  }
+}
+
+// c (P, NV * kLanes) = a packed by rows of kDepth, times a panel.
+using TileFn = void (*)(int blocks, const float* a, const float* b, float* c);
+
+template <int NV, int... P>
+constexpr TileFn tile_of(int pixels, std::integer_sequence<int, P...>) {
+  constexpr TileFn table[] = {tile<P + 1, NV>...};
+  return table[pixels - 1];
+}
+
+// The tile for 1..kTilePixels pixels.
+static inline TileFn tile_for(int pixels, int vectors) {
+  using Sizes = std::make_integer_sequence<int, kTilePixels>;
+  return vectors == 1 ? tile_of<1>(pixels, Sizes{}) : tile_of<2>(pixels, Sizes{});
+}
+
+// `pixels` cut into the fewest tiles of at most kTilePixels, as even as can be.
+struct Tiling {
+  int tiles, base, longer;  // the first `longer` tiles have base + 1 pixels
+
+  explicit Tiling(int pixels)
+      : tiles(ceil_div(pixels, kTilePixels)), base(pixels / tiles), longer(pixels % tiles) {}
+  int size(int t) const { return base + (t < longer); }
+  int begin(int t) const { return t * base + min_of(t, longer); }
+};
+
+// How a layer is shared out: blocks of pixels whose packed form stays in the second-level cache, times
+// groups of panels. Groups are taken only where blocks alone would leave threads without work; then each
+// thread also reads its own share of the weights.
+struct Split {
+  int pixels, block, blocks, panels, groups;
+
+  Split(int pixels_, int floats_per_pixel, int panels_, int threads) : pixels(pixels_), panels(panels_) {
+    constexpr int kPackedFloats = 192 * 1024;  // 768 KiB
+    block = max_of(kTilePixels, kPackedFloats / floats_per_pixel / kTilePixels * kTilePixels);
+    if (threads > 1)
+      block = min_of(block, max_of(kTilePixels, round_up(ceil_div(pixels, 4 * threads), kTilePixels)));
+    block = min_of(block, pixels);
+    blocks = ceil_div(pixels, block);
+    groups = threads == 1 ? 1 : min_of(panels, ceil_div(2 * threads, blocks));
+  }
+  int tasks() const { return blocks * groups; }
+  int pixel_begin(int task) const { return task / groups * block; }
+  int pixel_end(int task) const { return min_of(pixels, pixel_begin(task) + block); }
+  int panel_begin(int task) const {
+    return static_cast<int>(static_cast<long>(task % groups) * panels / groups);
+  }
+  int panel_end(int task) const { return static_cast<int>((task % groups + 1L) * panels / groups); }
+};
+
+// Copies `count` floats of one pixel into a packed tile of `tile_pixels` at position k; src null writes
+// zeros. `at` points to the pixel's first row of the tile.
+static inline void put(float* at, int tile_pixels, int k, const float* src, int count) {
+  const ptrdiff_t step = static_cast<ptrdiff_t>(tile_pixels) * kDepth;
+  float* row = at + k / kDepth * step;
+  int lane = k % kDepth;
+  while (count > 0) {
+    if (lane == 0 && count >= kDepth) {
+      if (src != nullptr) {
+        __builtin_memcpy(row, src, kDepth * sizeof(float));
+      } else {
+        __builtin_memset(row, 0, kDepth * sizeof(float));
+      }
+      if (src != nullptr) src += kDepth;
+      count -= kDepth;
+    } else {
+      const int run = min_of(kDepth - lane, count);
+      for (int i = 0; i < run; ++i) row[lane + i] = src != nullptr ? src[i] : 0.0f;
+      if (src != nullptr) src += run;
+      count -= run;
+      lane = 0;
+    }
+    row += step;
+  }
+}
+
+static inline vf activate(vf x, Activation act) {
+  switch (act.kind) {
+    case ActivationKind::kRelu:
+      return x < 0.0f ? vf{} : x;  // a NaN passes through
+    case ActivationKind::kLeakyRelu:
+      return x < 0.0f ? x * act.slope : x;
+    case ActivationKind::kTanh:
+      return vtanh(x);
+    case ActivationKind::kSigmoid:
+      return vsigmoid(x);
+    case ActivationKind::kSoftplus:
+      return vsoftplus(x);
+    case ActivationKind::kNone:
+      break;
+  }
+  return x;
+}
+
+// Stores the first `count` of the channels of one pixel, `vectors` long in `sums`: act(sums + bias).
+static inline void finish(const float* sums, const float* bias, int count, int vectors, Activation act,
+                          float* y) {
+  for (int v = 0; v < vectors; ++v) {
+    const int left = count - v * kLanes;
+    if (left >= kLanes) {
+      store(y + v * kLanes, activate(load(sums + v * kLanes) + load(bias + v * kLanes), act));
+    } else if (left > 0) {
+      const vf b = load_first(bias + v * kLanes, left);
+      store_first(y + v * kLanes, activate(load(sums + v * kLanes) + b, act), left);
+    }
+  }
+}
+
+}  // namespace edgevae::EDGEVAE_ISA

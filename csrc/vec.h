@@ -1,0 +1,136 @@
+// The vectors of the fast kernels: one type, kLanes floats wide, for whichever instruction set this
+// translation unit is compiled for. Arithmetic is written with the compilers' vector operators
+// (a * b + c becomes a fused multiply-add under -ffp-contract=fast), so the same text serves SSE, AVX2,
+// AVX-512 and NEON; the few intrinsics that are needed stay in this file.
+//
+// Files that include this header are compiled several times with different flags. They use no inline
+// function of the standard library: the linker keeps only one copy of such a function, and that copy
+// might hold instructions the machine lacks.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef EDGEVAE_ISA
+#error "EDGEVAE_ISA names the namespace of this instruction set"
+#endif
+
+namespace edgevae::EDGEVAE_ISA {
+
+#if defined(EDGEVAE_LANES_avx512)
+inline constexpr int kLanes = 16;
+inline constexpr int kTilePixels = 14;  // 14 x 2 accumulators, 2 weights, 1 broadcast of 32 registers
+#elif defined(EDGEVAE_LANES_avx2)
+inline constexpr int kLanes = 8;
+inline constexpr int kTilePixels = 6;  // 6 x 2 of 16 registers
+#elif defined(__aarch64__)
+inline constexpr int kLanes = 4;
+inline constexpr int kTilePixels = 12;
+#else
+inline constexpr int kLanes = 4;
+inline constexpr int kTilePixels = 6;
+#endif
+
+typedef float vf __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t vi __attribute__((vector_size(kLanes * sizeof(int32_t))));
+
+static inline vf load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+
+static inline vf broadcast(float x) { return x - vf{}; }
+
+// kLanes bytes as floats. Intrinsics, because compilers take this conversion apart byte by byte.
+static inline vf load_bytes(const uint8_t* p) {
+#if defined(EDGEVAE_LANES_avx512)
+  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(EDGEVAE_LANES_avx2)
+  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(__x86_64__)
+  int32_t raw;
+  __builtin_memcpy(&raw, p, sizeof raw);
+  const __m128i zero = _mm_setzero_si128();
+  return (vf)_mm_cvtepi32_ps(_mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128(raw), zero), zero));
+#else
+  vf v;
+  for (int i = 0; i < kLanes; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
+// The first n floats at p, zero in the other lanes. The only place where tails are read...
+static inline vf load_first(const float* p, int n) {
+  float lanes[kLanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+// ... and written.
+static inline void store_first(float* p, vf v, int n) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+static inline vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
+static inline vf vmin(vf a, vf b) { return a < b ? a : b; }
+static inline vf vmax(vf a, vf b) { return a > b ? a : b; }
+
+// e^x within 2 ulp for |x| <= 87; saturates outside. Cody-Waite reduction by ln 2, then the Taylor
+// polynomial of degree 6 on [-ln2/2, ln2/2] (next term below 2e-8 relative).
+static inline vf vexp(vf x) {
+  // Operands are ordered so that a NaN in x survives both clamps.
+  x = x > 87.0f ? broadcast(87.0f) : x;
+  x = x < -87.0f ? broadcast(-87.0f) : x;
+  const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const vf shifted = x * 1.44269504f + magic;
+  const vi n = (vi)shifted - (vi)magic;
+  const vf k = shifted - magic;
+  const vf r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
+  vf p = broadcast(1.0f / 5040);
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return x == x ? (vf)((vi)p + (n << 23)) : x;  // scaling by bits would turn a NaN into a number
+}
+
+// ln x for finite x > 0, within 2e-7 absolute plus 1 ulp: x = m 2^e with m in [1/sqrt2, sqrt2),
+// ln m = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.1716, odd series to s^9.
+static inline vf vlog(vf x) {
+  const vi bits = (vi)x;
+  const vi e = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3 = 1/sqrt2
+  const vf m = (vf)(bits - (e << 23));
+  const vf s = (m - 1.0f) / (m + 1.0f);
+  const vf s2 = s * s;
+  vf p = broadcast(2.0f / 9);
+  p = p * s2 + 2.0f / 7;
+  p = p * s2 + 2.0f / 5;
+  p = p * s2 + 2.0f / 3;
+  p = p * s2 + 2.0f;
+  return __builtin_convertvector(e, vf) * 0.693147181f + s * p;
+}
+
+// tanh x = 1 - 2 / (e^2x + 1), within 2e-7 absolute. NaN stays NaN.
+static inline vf vtanh(vf x) { return 1.0f - 2.0f / (vexp(2.0f * x) + 1.0f); }
+
+static inline vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
+
+// ln(1 + e^x), linear where the exponential no longer matters.
+static inline vf vsoftplus(vf x) {
+  const vf e = vexp(x > 20.0f ? broadcast(20.0f) : x);
+  return x <= 20.0f ? vlog(1.0f + e) : x;  // NaN takes the second branch and stays
+}
+
+}  // namespace edgevae::EDGEVAE_ISA

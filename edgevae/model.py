@@ -1,0 +1,294 @@
+"""A loaded model: frames to latents and latents to frames on the native engine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core, model_file
+from .errors import EdgevaeError, FrameError, LatentError, ModelFileError
+from .frame import Frame
+from .preprocess import DepthEncoding, FloatArray, InputSpec, checked_arrays, pack
+
+DEFAULT_MODEL = Path(__file__).parent / "models" / "default.safetensors"
+
+
+class Encoded(NamedTuple):
+    """One frame's latent, and what it took."""
+
+    latent: FloatArray
+    preprocess_ms: float
+    encode_ms: float
+
+
+class Decoded(NamedTuple):
+    """Colour uint8 (h, w, 3) and depth float32 metres (h, w); a batch has a leading N.
+
+    ``depth`` is relative, in [0, 1], for a model with "minmax" depth, and None for one without depth.
+    """
+
+    rgb: npt.NDArray[np.uint8]
+    depth: FloatArray | None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model file says of itself (docs/model-file.md), and what follows from its layers.
+
+    ``macs_encode`` and ``macs_decode`` count the multiplications of one image by the layers' definition;
+    the engine needs fewer.
+    """
+
+    name: str
+    input: InputSpec
+    latent_dim: int
+    condition_dim: int
+    posterior: dict[str, Any] | None
+    precision: str
+    parameters: int
+    macs_encode: int
+    macs_decode: int
+    path: str
+    sha256: str
+    provenance: dict[str, Any] = field(repr=False)
+    encoder: list[dict[str, Any]] = field(repr=False)
+    decoder: list[dict[str, Any]] = field(repr=False)
+
+
+class Model:
+    """An encoder and a decoder, ready to run. Made by :func:`load`.
+
+    Safe to share between threads: calls on one model queue up. Memory is fixed after the first call of a
+    batch size.
+    """
+
+    def __init__(
+        self,
+        document: dict[str, Any],
+        tensors: dict[str, npt.NDArray[np.float32]],
+        path: str,
+        sha256: str,
+        threads: int,
+        isa: str = "",
+    ) -> None:
+        shape, depth = document["input"], document["depth"]
+        encoding = None
+        if depth is not None:
+            encoding = DepthEncoding(
+                depth["encoding"], depth.get("min_m", 0.0), depth.get("max_m", 0.0), depth["no_reading"]
+            )
+        size = InputSpec(
+            shape["channels"], shape["height"], shape["width"], document["color"]["encoding"], encoding
+        )
+        self.threads = threads
+        pool = _core.Pool(threads)
+        condition = document["condition_dim"]
+        self._encoder = _core.Network(
+            document["encoder"], tensors, (size.channels, size.height, size.width), condition, pool, isa
+        )
+        self._decoder = _core.Network(
+            document["decoder"], tensors, (document["latent_dim"],), condition, pool, isa
+        )
+        encoder, decoder = self._encoder.properties(), self._decoder.properties()
+        self.isa: str = encoder["isa"]
+        self._native_input = size.native()
+        self.spec = ModelSpec(
+            name=document["name"],
+            input=size,
+            latent_dim=document["latent_dim"],
+            condition_dim=condition,
+            posterior=document["posterior"],
+            precision=document["precision"],
+            parameters=sum(int(t.size) for t in tensors.values()),
+            macs_encode=encoder["macs"],
+            macs_decode=decoder["macs"],
+            path=path,
+            sha256=sha256,
+            provenance=document.get("provenance", {}),
+            encoder=document["encoder"],
+            decoder=document["decoder"],
+        )
+
+    def __repr__(self) -> str:
+        s = self.spec
+        return (
+            f"<edgevae.Model {s.name!r}: {s.input.channels}x{s.input.height}x{s.input.width} -> "
+            f"{s.latent_dim}, {self.isa}, {self.threads} threads>"
+        )
+
+    def encode(
+        self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None = None, *, depth_scale: float = 0.001
+    ) -> FloatArray:
+        """The posterior mean of one frame or a batch.
+
+        Args:
+            rgb: uint8 (H, W, 3) or (N, H, W, 3), R G B, of any size.
+            depth: uint16 in units of ``depth_scale`` metres, or float32 metres, (H, W) or (N, H, W),
+                registered to colour; 0, NaN and infinity mean no reading. None: no depth at all.
+            depth_scale: metres per unit of a uint16 depth (millimetres unless told otherwise).
+
+        Returns:
+            float32 (latent_dim,) or (N, latent_dim).
+
+        Raises:
+            FrameError: wrong dtype, shape or size.
+        """
+        return self._heads(rgb, depth, depth_scale, self.spec.latent_dim)
+
+    def posterior(
+        self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None = None, *, depth_scale: float = 0.001
+    ) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation of the posterior, each shaped as :meth:`encode` returns.
+
+        Raises:
+            FrameError: wrong dtype, shape or size.
+            EdgevaeError: the model is a plain autoencoder and has no posterior.
+        """
+        if self.spec.posterior is None:
+            raise EdgevaeError(f"{self.spec.name} has no posterior (a plain autoencoder); use encode().")
+        heads = self._heads(rgb, depth, depth_scale, 2 * self.spec.latent_dim)
+        mean, raw = np.split(heads, 2, axis=-1)
+        epsilon = self.spec.posterior["epsilon"]
+        wide = raw.astype(np.float64)
+        std = np.logaddexp(0, wide) if self.spec.posterior["scale"] == "softplus" else np.exp(wide / 2)
+        return np.ascontiguousarray(mean), (std + epsilon).astype(np.float32)
+
+    def encode_frame(self, frame: Frame) -> Encoded:
+        """The posterior mean of a :class:`Frame`, with the time each stage took."""
+        scale = frame.depth_scale
+        rgb, depth, scale = checked_arrays(frame.rgb, frame.depth, scale)
+        z, packing_s, running_s = self._encoder.encode_frame(
+            rgb, depth, scale, False, self._native_input, self.spec.latent_dim
+        )
+        return Encoded(z, packing_s * 1e3, running_s * 1e3)
+
+    def decode(self, z: npt.NDArray[np.float32]) -> Decoded:
+        """Frames from latents (latent_dim,) or (N, latent_dim), at the network's size.
+
+        Raises:
+            LatentError: wrong length, or numbers that are not finite.
+        """
+        z = self._check_latent(z)
+        if not np.isfinite(z).all():
+            raise LatentError("the latent holds NaN or infinity; nothing can be decoded from it.")
+        batch = z if z.ndim == 2 else z[None]
+        if self.spec.condition_dim:
+            raise EdgevaeError(f"{self.spec.name} wants a condition; use decode_tensor(z, condition).")
+        rgb, depth = self._decoder.decode_frames(batch, None, self._native_input)
+        if z.ndim == 2:
+            return Decoded(rgb, depth)
+        return Decoded(rgb[0], None if depth is None else depth[0])
+
+    def encode_tensor(
+        self, x: npt.NDArray[np.float32], condition: npt.NDArray[np.float32] | None = None
+    ) -> FloatArray:
+        """The posterior mean of (N, C, h, w) in the network's range: (N, latent_dim).
+
+        Raises:
+            FrameError: another shape than the network's.
+        """
+        return self.encode_heads(x, condition, self.spec.latent_dim)
+
+    def encode_heads(
+        self,
+        x: npt.NDArray[np.float32],
+        condition: npt.NDArray[np.float32] | None = None,
+        outputs: int | None = None,
+    ) -> FloatArray:
+        """What the encoder's last layer gives, means then raw scales; the first ``outputs`` of them."""
+        try:
+            return self._encoder.run(np.asarray(x, np.float32), condition, outputs)
+        except ValueError as error:
+            raise FrameError(str(error)) from None
+
+    def decode_tensor(
+        self, z: npt.NDArray[np.float32], condition: npt.NDArray[np.float32] | None = None
+    ) -> FloatArray:
+        """(N, latent_dim) to (N, C, h, w) in the network's range.
+
+        Raises:
+            LatentError: another shape than (N, latent_dim).
+        """
+        z = self._check_latent(z)
+        try:
+            return self._decoder.run(z if z.ndim == 2 else z[None], condition)
+        except ValueError as error:
+            raise LatentError(str(error)) from None
+
+    def pack(
+        self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None = None, *, depth_scale: float = 0.001
+    ) -> FloatArray:
+        """Preprocessing alone: float32 (C, h, w) as :meth:`encode_tensor` takes it."""
+        return pack(rgb, depth, self.spec.input, depth_scale=depth_scale)
+
+    def _heads(
+        self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None, depth_scale: float, outputs: int
+    ) -> FloatArray:
+        if self.spec.condition_dim:
+            raise EdgevaeError(f"{self.spec.name} wants a condition; use encode_tensor(x, condition).")
+        if isinstance(rgb, np.ndarray) and rgb.ndim == 4:
+            if depth is not None and (not isinstance(depth, np.ndarray) or len(depth) != len(rgb)):
+                got = len(depth) if isinstance(depth, np.ndarray) else type(depth).__name__
+                raise FrameError(f"{len(rgb)} colour images came with depth for {got}; wanted as many.")
+            if len(rgb) == 0:
+                return np.zeros((0, outputs), np.float32)
+            packed = [
+                self.pack(image, None if depth is None else depth[i], depth_scale=depth_scale)
+                for i, image in enumerate(rgb)
+            ]
+            return self._encoder.run(np.stack(packed), None, outputs)
+        rgb, depth, depth_scale = checked_arrays(rgb, depth, depth_scale)
+        z, _, _ = self._encoder.encode_frame(rgb, depth, depth_scale, False, self._native_input, outputs)
+        return z
+
+    def _check_latent(self, z: object) -> FloatArray:
+        wanted = self.spec.latent_dim
+        array = np.asarray(z)
+        if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or array.shape[-1] != wanted:
+            raise LatentError(
+                f"latent is {array.dtype} {array.shape}, "
+                f"wanted float32 ({wanted},) or (N, {wanted}) for {self.spec.name}."
+            )
+        return np.ascontiguousarray(array, np.float32)
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+    isa: str = "",
+) -> Model:
+    """Load a model file and make it ready to run.
+
+    Args:
+        path: a model file; None for the model shipped in the package.
+        device: "auto" or "cpu".
+        threads: of the engine, the calling one included; None for one a core, at most 8.
+        precision: of the arithmetic; None or "fp32".
+        isa: instruction set; empty for the environment variable EDGEVAE_ISA, or the machine's best.
+
+    Raises:
+        ModelFileError: the file cannot be read or contradicts itself.
+        EdgevaeError: an argument has a value this version does not know.
+    """
+    if device not in ("auto", "cpu"):
+        raise EdgevaeError(f"device is {device!r}, wanted 'auto' or 'cpu'.")
+    if precision not in (None, "fp32"):
+        raise EdgevaeError(f"precision is {precision!r}, wanted None or 'fp32'.")
+    if threads is None:
+        threads = max(1, min(8, len(os.sched_getaffinity(0))))
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
+        raise EdgevaeError(f"threads is {threads!r}, wanted a number from 1 to 256.")
+    path = Path(DEFAULT_MODEL if path is None else path)
+    document, tensors, sha256 = model_file.read(path)
+    try:
+        return Model(document, tensors, str(path), sha256, threads, isa)
+    except ValueError as error:  # a wrong EDGEVAE_ISA among them
+        raise ModelFileError(f"{path}: {error}") from None

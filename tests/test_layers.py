@@ -1,0 +1,361 @@
+"""Each layer of the native engine against its PyTorch definition in float64, on every instruction set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from edgevae import _core
+
+# A float32 sum of k products in any order is off by at most about k * 2^-24 of the sum of magnitudes, and by
+# about sqrt(k) of that on random data. 4 sqrt(k) * 2^-24 holds with room; the nine-product form adds
+# differences and sums of up to nine weights before it multiplies, for which it gets four times as much.
+EPSILON = 2.0**-24
+
+
+def run(
+    isa: str,
+    layers: list[dict[str, Any]],
+    tensors: dict[str, np.ndarray],
+    x: np.ndarray,
+    threads: int = 1,
+    condition: np.ndarray | None = None,
+) -> np.ndarray:
+    size = 0 if condition is None else condition.shape[1]
+    network = _core.Network(layers, tensors, x.shape[1:], size, _core.Pool(threads), isa)
+    first = network.run(x, condition)
+    np.testing.assert_array_equal(first, network.run(x, condition), err_msg="second run differs")
+    return first
+
+
+def check(
+    got: np.ndarray, wanted: torch.Tensor, magnitude: torch.Tensor, products: int, slack: float
+) -> None:
+    """`magnitude` is the layer applied to absolute values: the scale of its rounding errors."""
+    assert got.shape == tuple(wanted.shape)
+    bound = slack * np.sqrt(products) * EPSILON * magnitude.numpy() + 1e-30
+    worst = np.max(np.abs(got - wanted.numpy()) / bound)
+    assert worst <= 1, f"error is {worst:.2f} times its bound"
+
+
+CONVS = [  # n, ic, oc, h, w, kernel, stride, padding, mode
+    (1, 4, 64, 16, 16, 4, 2, 1, "zeros"),
+    (1, 64, 128, 8, 8, 4, 2, 1, "zeros"),
+    (2, 64, 37, 6, 10, 4, 2, 1, "zeros"),
+    (2, 3, 5, 7, 9, 3, 1, 1, "replicate"),
+    (1, 1, 1, 1, 1, 1, 1, 0, "zeros"),
+    (1, 1, 3, 1, 1, 3, 1, 1, "zeros"),
+    (1, 2, 3, 1, 1, 3, 1, 1, "replicate"),
+    (3, 17, 33, 5, 4, 3, 2, 1, "replicate"),
+    (1, 130, 16, 6, 6, 3, 1, 0, "zeros"),
+    (1, 5, 7, 11, 3, 5, 3, 2, "replicate"),
+    (1, 16, 65, 1, 40, 1, 2, 0, "zeros"),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", CONVS, ids=str)
+def test_conv2d(isa: str, case: tuple[Any, ...], threads: int, rng: np.random.Generator) -> None:
+    n, ic, oc, h, w, k, stride, padding, mode = case
+    x, weight, bias = (
+        rng.standard_normal(s).astype(np.float32) for s in [(n, ic, h, w), (oc, ic, k, k), (oc,)]
+    )
+    layer = {
+        "op": "conv2d",
+        "weight": "w",
+        "bias": "b",
+        "stride": stride,
+        "padding": padding,
+        "padding_mode": mode,
+    }
+    got = run(isa, [layer], {"w": weight, "b": bias}, x, threads)
+
+    def conv(image: torch.Tensor, kernel: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        if padding:
+            image = F.pad(image, (padding,) * 4, mode="replicate" if mode == "replicate" else "constant")
+        return F.conv2d(image, kernel, offset, stride)
+
+    args = [torch.tensor(a, dtype=torch.float64) for a in (x, weight, bias)]
+    check(got, conv(*args), conv(*(a.abs() for a in args)), ic * k * k + 1, slack=4)
+
+
+UPSAMPLES = [  # n, ic, oc, h, w, mode
+    (1, 64, 4, 8, 8, "replicate"),
+    (1, 64, 4, 8, 8, "zeros"),
+    (1, 128, 64, 8, 8, "replicate"),
+    (1, 512, 40, 4, 4, "replicate"),
+    (2, 5, 7, 1, 1, "replicate"),
+    (2, 5, 7, 1, 1, "zeros"),
+    (1, 33, 50, 3, 5, "zeros"),
+    (2, 16, 1, 4, 3, "replicate"),
+    (1, 20, 3, 4, 3, "zeros"),
+    (3, 17, 33, 1, 6, "replicate"),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", UPSAMPLES, ids=str)
+def test_upsample_conv2d(isa: str, case: tuple[Any, ...], threads: int, rng: np.random.Generator) -> None:
+    n, ic, oc, h, w, mode = case
+    x, weight, bias = (
+        rng.standard_normal(s).astype(np.float32) for s in [(n, ic, h, w), (oc, ic, 3, 3), (oc,)]
+    )
+    layer = {"op": "upsample_conv2d", "weight": "w", "bias": "b", "padding_mode": mode}
+    got = run(isa, [layer], {"w": weight, "b": bias}, x, threads)
+
+    def upsample_conv(image: torch.Tensor, kernel: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        up = F.interpolate(image, scale_factor=2)
+        up = F.pad(up, (1, 1, 1, 1), mode="replicate" if mode == "replicate" else "constant")
+        return F.conv2d(up, kernel, offset)
+
+    args = [torch.tensor(a, dtype=torch.float64) for a in (x, weight, bias)]
+    check(got, upsample_conv(*args), upsample_conv(*(a.abs() for a in args)), ic * 9 + 1, slack=16)
+
+
+@pytest.mark.parametrize(
+    ("ic", "oc", "h", "w", "k", "stride", "padding", "output_padding"),
+    [
+        (8, 6, 5, 5, 4, 2, 1, 0),
+        (3, 5, 4, 3, 3, 2, 1, 1),
+        (16, 32, 7, 7, 2, 2, 0, 0),
+        (5, 4, 3, 3, 5, 3, 2, 1),
+        (4, 4, 3, 3, 2, 3, 0, 0),  # phases that no tap reaches
+        (4, 3, 1, 1, 4, 1, 0, 0),
+    ],
+)
+def test_conv_transpose2d(
+    isa: str,
+    ic: int,
+    oc: int,
+    h: int,
+    w: int,
+    k: int,
+    stride: int,
+    padding: int,
+    output_padding: int,
+    rng: np.random.Generator,
+) -> None:
+    x, weight, bias = (
+        rng.standard_normal(s).astype(np.float32) for s in [(2, ic, h, w), (ic, oc, k, k), (oc,)]
+    )
+    layer = {
+        "op": "conv_transpose2d", "weight": "w", "bias": "b", "stride": stride, "padding": padding,
+        "output_padding": output_padding,
+    }  # fmt: skip
+    got = run(isa, [layer], {"w": weight, "b": bias}, x, threads=2)
+    args = [torch.tensor(a, dtype=torch.float64) for a in (x, weight, bias)]
+    wanted = F.conv_transpose2d(*args, stride, padding, output_padding)
+    check(
+        got,
+        wanted,
+        F.conv_transpose2d(*(a.abs() for a in args), stride, padding, output_padding),
+        ic * k * k,
+        4,
+    )
+
+
+@pytest.mark.parametrize(("n", "inputs", "outputs"), [(1, 1, 1), (1, 8192, 17), (5, 33, 800), (16, 400, 64)])
+def test_linear(isa: str, n: int, inputs: int, outputs: int, rng: np.random.Generator) -> None:
+    x, weight, bias = (
+        rng.standard_normal(s).astype(np.float32) for s in [(n, inputs), (outputs, inputs), (outputs,)]
+    )
+    got = run(isa, [{"op": "linear", "weight": "w", "bias": "b"}], {"w": weight, "b": bias}, x, threads=2)
+    args = [torch.tensor(a, dtype=torch.float64) for a in (x, weight, bias)]
+    check(got, F.linear(*args), F.linear(*(a.abs() for a in args)), inputs + 1, slack=4)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(2, 2, 8), (3, 2, 7), (1, 1, 1), (3, 1, 5)])
+@pytest.mark.parametrize("channels", [1, 16, 19])
+def test_max_pool2d(
+    isa: str, kernel: int, stride: int, size: int, channels: int, rng: np.random.Generator
+) -> None:
+    x = rng.standard_normal((2, channels, size, size)).astype(np.float32)
+    x[0, 0, 0, 0] = np.nan
+    got = run(isa, [{"op": "max_pool2d", "kernel": kernel, "stride": stride}], {}, x, threads=2)
+    np.testing.assert_array_equal(got, F.max_pool2d(torch.tensor(x), kernel, stride).numpy())
+
+
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+}
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("fused", [True, False])
+def test_activation(isa: str, kind: str, fused: bool) -> None:
+    values = np.concatenate([np.linspace(-100, 100, 4001), [0.0, -0.0, 1e-8, -1e-8, 1e30, -1e30]])
+    x = values.astype(np.float32)[None]
+    n = x.shape[1]
+    activation = {"op": "activation", "kind": kind, **({"slope": 0.2} if kind == "leaky_relu" else {})}
+    if fused:  # behind an identity, so that it runs inside a layer
+        x = x.reshape(1, 1, 1, n)
+        conv = {
+            "op": "conv2d",
+            "weight": "w",
+            "bias": None,
+            "stride": 1,
+            "padding": 0,
+            "padding_mode": "zeros",
+        }
+        got = run(isa, [conv, activation], {"w": np.ones((1, 1, 1, 1), np.float32)}, x).ravel()
+    else:
+        got = run(isa, [activation], {}, x).ravel()
+    wanted = ACTIVATIONS[kind](torch.tensor(x.ravel(), dtype=torch.float64)).numpy()
+    # The vector exponential is good to a few ulp: 4e-7 of the value, or of one for the bounded functions.
+    np.testing.assert_allclose(got, wanted, rtol=4e-7, atol=4e-7)
+
+
+def test_nan_reaches_only_what_it_touches(isa: str, rng: np.random.Generator) -> None:
+    """A NaN spreads to the outputs under its taps and to no other, and through every activation."""
+    x = rng.standard_normal((1, 3, 9, 9)).astype(np.float32)
+    x[0, 1, 4, 4] = np.nan
+    weight = rng.standard_normal((6, 3, 3, 3)).astype(np.float32)
+    conv = {"op": "conv2d", "weight": "w", "bias": None, "stride": 1, "padding": 1, "padding_mode": "zeros"}
+    for kind in ACTIVATIONS:
+        activation = {"op": "activation", "kind": kind, "slope": 0.2}
+        y = run(isa, [conv, activation], {"w": weight}, x)
+        touched = np.zeros((9, 9), bool)
+        touched[3:6, 3:6] = True
+        np.testing.assert_array_equal(np.isnan(y[0]).all(0), touched, err_msg=kind)
+        np.testing.assert_array_equal(np.isnan(y[0]).any(0), touched, err_msg=kind)
+
+
+def test_everything_in_one_chain(isa: str, rng: np.random.Generator) -> None:
+    """Reshapes folded into weights, a condition, standing-alone activations, an image at both ends."""
+    first = (0.1 * rng.standard_normal((12, 96))).astype(np.float32)
+    second = rng.standard_normal((30, 15)).astype(np.float32)
+    layers = [
+        {"op": "max_pool2d", "kernel": 3, "stride": 2},
+        {"op": "activation", "kind": "sigmoid"},
+        {"op": "reshape", "shape": [96]},
+        {"op": "linear", "weight": "first", "bias": None},
+        {"op": "concat_condition", "size": 3},
+        {"op": "linear", "weight": "second", "bias": None},
+        {"op": "activation", "kind": "softplus"},
+        {"op": "reshape", "shape": [5, 3, 2]},
+    ]
+    x, c = (
+        rng.standard_normal((2, 6, 9, 9)).astype(np.float32),
+        rng.standard_normal((2, 3)).astype(np.float32),
+    )
+    got = run(isa, layers, {"first": first, "second": second}, x, 2, c)
+    t = torch.sigmoid(F.max_pool2d(torch.tensor(x, dtype=torch.float64), 3, 2)).flatten(1)
+    t = t @ torch.tensor(first, dtype=torch.float64).T
+    t = torch.cat([t, torch.tensor(c, dtype=torch.float64)], 1) @ torch.tensor(second, dtype=torch.float64).T
+    np.testing.assert_allclose(got, F.softplus(t).reshape(2, 5, 3, 2).numpy(), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [[4, 3, 5], [60], [5, 12, 1]])
+def test_reshapes_that_no_linear_layer_takes_up(isa: str, shape: list[int], rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 4, 3, 5)).astype(np.float32)
+    layers = [
+        {"op": "reshape", "shape": [60]},
+        {"op": "activation", "kind": "relu"},
+        {"op": "reshape", "shape": [5, 4, 3]},
+        {"op": "reshape", "shape": shape},
+    ]
+    got = run(isa, layers, {}, x)
+    np.testing.assert_array_equal(got, np.maximum(x, 0).reshape(2, *shape))
+
+
+def test_input_of_any_strides(isa: str, rng: np.random.Generator) -> None:
+    weight = rng.standard_normal((5, 3, 3, 3)).astype(np.float32)
+    conv = {"op": "conv2d", "weight": "w", "bias": None, "stride": 1, "padding": 1, "padding_mode": "zeros"}
+    base = rng.standard_normal((2, 14, 12, 3))
+    view = base[:, ::2, ::-1].transpose(0, 3, 1, 2)  # float64, strided, reversed
+    plain = np.ascontiguousarray(view, np.float32)
+    network = _core.Network([conv], {"w": weight}, (3, 7, 12), 0, _core.Pool(1), isa)
+    np.testing.assert_array_equal(network.run(view), network.run(plain))
+
+
+def test_batches_agree_with_single_images(isa: str, rng: np.random.Generator) -> None:
+    """Batch sizes come and go in any order; memory of an earlier, larger batch leaves no trace."""
+    weight = rng.standard_normal((20, 6, 3, 3)).astype(np.float32)
+    layers = [{"op": "upsample_conv2d", "weight": "w", "bias": None, "padding_mode": "replicate"}]
+    network = _core.Network(layers, {"w": weight}, (6, 5, 3), 0, _core.Pool(2), isa)
+    x = rng.standard_normal((9, 6, 5, 3)).astype(np.float32)
+    singles = np.concatenate([network.run(x[i : i + 1]) for i in range(9)])
+    for n in (9, 2, 1, 7):
+        np.testing.assert_allclose(network.run(x[:n]), singles[:n], rtol=0, atol=1e-5)
+    assert network.run(x[:0]).shape == (0, 20, 10, 6)
+
+
+def test_fewer_outputs_are_the_first_ones(isa: str, rng: np.random.Generator) -> None:
+    weight = rng.standard_normal((34, 48)).astype(np.float32)
+    network = _core.Network(
+        [{"op": "linear", "weight": "w", "bias": None}], {"w": weight}, [48], 0, _core.Pool(1), isa
+    )
+    x = rng.standard_normal((3, 48)).astype(np.float32)
+    for outputs in (1, 17, 33, 34):
+        np.testing.assert_array_equal(network.run(x, None, outputs), network.run(x)[:, :outputs])
+
+
+CONV = {"op": "conv2d", "weight": "w", "bias": "b", "stride": 1, "padding": 0, "padding_mode": "zeros"}
+WEIGHTS = {"w": np.zeros((8, 4, 3, 3), np.float32), "b": np.zeros(8, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "tensors", "shape", "message"),
+    [
+        (CONV, WEIGHTS, (3, 8, 8), "takes 4 channels, the layer gets 3"),
+        (CONV, {**WEIGHTS, "b": np.zeros(7, np.float32)}, (4, 8, 8), "bias has shape"),
+        (CONV, {**WEIGHTS, "w": np.zeros((8, 4, 3), np.float32)}, (4, 8, 8), "wanted 4 dimensions"),
+        (CONV, {"w": WEIGHTS["w"]}, (4, 8, 8), "tensor 'b' is named by a layer but not there"),
+        (CONV, WEIGHTS, (4, 2, 8), "do not fit an input of 2 pixels"),
+        ({**CONV, "stride": 0}, WEIGHTS, (4, 8, 8), "do not fit"),
+        ({**CONV, "padding": -1}, WEIGHTS, (4, 8, 8), "do not fit"),
+        ({**CONV, "padding_mode": "reflect"}, WEIGHTS, (4, 8, 8), "wanted zeros or replicate"),
+        (CONV, WEIGHTS, (4,), "wants an image"),
+        (
+            {"op": "upsample_conv2d", "weight": "w", "bias": None},
+            {"w": np.zeros((2, 4, 5, 5), "f")},
+            (4, 8, 8),
+            "3x3",
+        ),
+        (
+            {"op": "linear", "weight": "w", "bias": None},
+            {"w": np.zeros((2, 9), "f")},
+            (1, 3, 3),
+            "wants a vector",
+        ),
+        ({"op": "reshape", "shape": [10]}, {}, (1, 3, 3), "cannot become"),
+        ({"op": "reshape", "shape": [3, 3]}, {}, (1, 3, 3), "wanted \\(n\\) or \\(c, h, w\\)"),
+        ({"op": "reshape", "shape": [-9]}, {}, (1, 3, 3), "out of bounds"),
+        ({"op": "max_pool2d", "kernel": 4, "stride": 1}, {}, (1, 3, 3), "do not fit"),
+        ({"op": "concat_condition", "size": 3}, {}, (5,), "condition has 0"),
+        ({"op": "activation", "kind": "gelu"}, {}, (5,), "wanted relu"),
+        ({"op": "attention"}, {}, (5,), "not an operation"),
+        (CONV, WEIGHTS, (4, 0, 8), "out of bounds"),
+        (CONV, WEIGHTS, (4, 8, 100_000), "out of bounds"),
+    ],
+)
+def test_a_layer_that_does_not_fit_is_refused(
+    layer: dict[str, Any], tensors: dict[str, np.ndarray], shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _core.infer_shapes([layer], tensors, shape)
+    with pytest.raises(ValueError, match=message):
+        _core.Network([layer], tensors, shape, 0, _core.Pool(1))
+
+
+def test_wrong_calls_are_refused() -> None:
+    network = _core.Network([CONV], WEIGHTS, (4, 8, 8), 0, _core.Pool(1))
+    with pytest.raises(ValueError, match=r"input is \(1, 4, 8, 9\), wanted float32 \(N, 4, 8, 8\)"):
+        network.run(np.zeros((1, 4, 8, 9), np.float32))
+    with pytest.raises(ValueError, match="takes no condition"):
+        network.run(np.zeros((1, 4, 8, 8), np.float32), np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match="outputs is 3"):
+        network.run(np.zeros((1, 4, 8, 8), np.float32), None, 3)
+    with pytest.raises(ValueError, match="at least one layer"):
+        _core.Network([], {}, (4, 8, 8), 0, _core.Pool(1))
+    for threads in (0, -1, 257):
+        with pytest.raises(ValueError, match="wanted 1 to 256"):
+            _core.Pool(threads)

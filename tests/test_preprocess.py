@@ -1,0 +1,171 @@
+"""Frame packing and unpacking: against the slow reference, against plain numpy, and the encodings."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from edgevae import _core
+from edgevae.errors import FrameError
+from edgevae.preprocess import DepthEncoding, InputSpec, pack, pack_with_mask
+
+LOG = DepthEncoding("log", 0.25, 80.0)
+ENCODINGS = [
+    DepthEncoding("linear", 0.3, 10.0),
+    DepthEncoding("inverse", 0.3, 10.0, 0.0),
+    LOG,
+    DepthEncoding("minmax"),
+]
+
+
+def frame(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    depth = rng.uniform(0.1, 12, (height, width)).astype(np.float32)
+    depth[rng.random((height, width)) < 0.2] = 0
+    return rgb, depth
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda e: e.encoding)
+@pytest.mark.parametrize("color", ["fixed", "minmax"])
+@pytest.mark.parametrize(
+    ("height", "width"), [(48, 64), (33, 47), (1, 1), (32, 24), (5, 200), (480, 640)], ids=str
+)
+def test_fast_packing_equals_the_reference(
+    isa: str, encoding: DepthEncoding, color: str, height: int, width: int, rng: np.random.Generator
+) -> None:
+    rgb, depth = frame(rng, height, width)
+    depth.flat[::7] = np.nan
+    depth.flat[::11] = np.inf
+    depth.flat[::13] = -1
+    spec = InputSpec(4, 32, 24, color, encoding)
+    got, mask = pack_with_mask(rgb, depth, spec, isa=isa)
+    wanted, wanted_mask = pack_with_mask(rgb, depth, spec, isa="reference")
+    np.testing.assert_array_equal(mask, wanted_mask)
+    # Shares and sums of up to 8 levels of 255 in float32: a few ulp of 2; min-max divides by the image's own
+    # range, which may be narrow.
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 if color == "fixed" else 2e-5)
+    assert got.min() >= -1.0001
+    assert got.max() <= 1.0001
+
+
+def test_colour_is_the_mean_of_the_area(isa: str, rng: np.random.Generator) -> None:
+    rgb, _ = frame(rng, 60, 80)
+    got, _ = pack_with_mask(rgb, None, InputSpec(3, 12, 20), isa=isa)
+    mean = rgb.reshape(12, 5, 20, 4, 3).mean((1, 3)).transpose(2, 0, 1) / 127.5 - 1
+    np.testing.assert_allclose(got, mean, atol=1e-6)
+
+
+def test_colour_equals_opencv_area_resize(rng: np.random.Generator) -> None:
+    rgb, _ = frame(rng, 481, 643)
+    got = pack(rgb, None, InputSpec(3, 128, 128))
+    wanted = cv2.resize(rgb.astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA) / 127.5 - 1
+    np.testing.assert_allclose(got.transpose(1, 2, 0), wanted, atol=1e-4)
+
+
+def test_depth_is_the_centre_sample_and_never_mixed(isa: str) -> None:
+    depth = np.zeros((90, 120), np.uint16)
+    depth[:, ::2] = 1000
+    depth[:, 1::2] = 5000
+    rgb = np.zeros((90, 120, 3), np.uint8)
+    x, mask = pack_with_mask(rgb, depth, InputSpec(4, 30, 40, depth=LOG), depth_scale=0.001, isa=isa)
+    assert mask.all()
+    np.testing.assert_allclose(
+        LOG.to_metres(x[3]), np.broadcast_to([5.0, 1.0], (30, 20, 2)).reshape(30, 40), rtol=1e-5
+    )
+
+
+def test_depth_scale_and_dtype_agree(isa: str, rng: np.random.Generator) -> None:
+    rgb, _ = frame(rng, 40, 40)
+    units = rng.integers(0, 50_000, (40, 40)).astype(np.uint16)
+    spec = InputSpec(4, 16, 16, depth=LOG)
+    a, _ = pack_with_mask(rgb, units, spec, depth_scale=1 / 5000, isa=isa)
+    b, _ = pack_with_mask(rgb, units.astype(np.float32) / 5000, spec, isa=isa)
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS[:3], ids=lambda e: e.encoding)
+def test_metres_survive_the_round_trip(encoding: DepthEncoding) -> None:
+    d = np.geomspace(encoding.min_m, encoding.max_m, 1000).astype(np.float32)
+    np.testing.assert_allclose(encoding.to_metres(encoding.to_network(d)), d, rtol=3e-5)
+    outside = encoding.to_metres(encoding.to_network(np.array([1e-3, 1e6])))
+    np.testing.assert_allclose(sorted(outside), [encoding.min_m, encoding.max_m], rtol=1e-5)
+    assert (encoding.to_network(np.array([0, -1, np.nan, np.inf])) == encoding.no_reading).all()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda e: e.encoding)
+def test_packing_agrees_with_the_python_encoding(
+    isa: str, encoding: DepthEncoding, rng: np.random.Generator
+) -> None:
+    rgb, depth = frame(rng, 16, 16)
+    x, _ = pack_with_mask(rgb, depth, InputSpec(4, 16, 16, depth=encoding), isa=isa)
+    np.testing.assert_allclose(x[3], encoding.to_network(depth), atol=2e-6)
+
+
+def test_strided_views_need_no_copy(isa: str, rng: np.random.Generator) -> None:
+    rgb, depth = frame(rng, 50, 70)
+    spec = InputSpec(4, 16, 16, depth=LOG)
+    view, depth_view = rgb[3:45:2, 60:4:-2], depth[3:45:2, 60:4:-2]
+    got, _ = pack_with_mask(view, depth_view, spec, isa=isa)
+    wanted, _ = pack_with_mask(view.copy(), depth_view.copy(), spec, isa="reference")
+    np.testing.assert_allclose(got, wanted, atol=2e-6)
+    planes = np.ascontiguousarray(rgb.transpose(2, 0, 1)).transpose(1, 2, 0)  # samples far apart
+    np.testing.assert_array_equal(pack(planes, depth, spec), pack(rgb, depth, spec))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_bgr_and_channels(isa: str, channels: int, rng: np.random.Generator) -> None:
+    rgb, depth = frame(rng, 20, 30)
+    spec = InputSpec(channels, 8, 8, depth=LOG if channels == 4 else None)
+    bgr = np.ascontiguousarray(rgb[:, :, ::-1])
+    a, _ = _core.pack_frame(rgb, depth, 1.0, False, spec.native(), 8, 8, isa)
+    b, _ = _core.pack_frame(bgr, depth, 1.0, True, spec.native(), 8, 8, isa)
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    assert a.shape == (channels, 8, 8)
+
+
+@pytest.mark.parametrize("value", [0, np.nan, np.inf, -3])
+def test_depth_without_any_reading(isa: str, value: float, rng: np.random.Generator) -> None:
+    rgb, _ = frame(rng, 20, 30)
+    for encoding in ENCODINGS:
+        spec = InputSpec(4, 8, 8, depth=encoding)
+        x, mask = pack_with_mask(rgb, np.full((20, 30), value, np.float32), spec, isa=isa)
+        assert not mask.any()
+        assert (x[3] == encoding.no_reading).all()
+        without, _ = pack_with_mask(rgb, None, spec, isa=isa)
+        np.testing.assert_array_equal(x, without)
+
+
+def test_into_an_array_of_the_caller(rng: np.random.Generator) -> None:
+    rgb, depth = frame(rng, 20, 30)
+    spec = InputSpec(4, 8, 8, depth=LOG)
+    batch = np.full((2, 4, 8, 8), np.nan, np.float32)
+    assert np.shares_memory(pack(rgb, depth, spec, out=batch[1]), batch)
+    np.testing.assert_array_equal(batch[1], pack(rgb, depth, spec))
+
+
+RGB = np.zeros((20, 30, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "depth", "message"),
+    [
+        (RGB.astype(np.float32), None, "colour is float32"),
+        (RGB[:, :, 0], None, r"colour is uint8 \(20, 30\)"),
+        (RGB[:0], None, "colour is uint8"),
+        ([[1, 2, 3]], None, "colour is a list"),
+        (RGB, np.zeros((10, 30), np.uint16), "wanted the same size"),
+        (RGB, np.zeros((20, 30)), "depth is float64"),
+        (RGB, np.zeros((20, 30, 1), np.uint16), "wanted the same size"),
+        (RGB, "deep", "depth is a str"),
+    ],
+)
+def test_wrong_frames_are_refused(rgb: np.ndarray, depth: np.ndarray, message: str) -> None:
+    with pytest.raises(FrameError, match=message):
+        pack(rgb, depth, InputSpec(4, 8, 8, depth=LOG))
+
+
+def test_a_depth_scale_that_means_nothing_is_refused() -> None:
+    for scale in (0, -1, np.nan, np.inf):
+        with pytest.raises(FrameError, match="depth_scale"):
+            pack(RGB, np.zeros((20, 30), np.uint16), InputSpec(4, 8, 8, depth=LOG), depth_scale=scale)
