@@ -10,6 +10,10 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
 
 namespace edgevae {
 namespace {
@@ -38,6 +42,9 @@ std::uint64_t job_of(std::uint64_t ticket) { return ticket >> (2 * kCountBits); 
 class Pool {
  public:
   explicit Pool(int threads) : threads_(threads) {
+#if defined(__linux__)
+    if (sched_getaffinity(0, sizeof allowed_, &allowed_) != 0) CPU_ZERO(&allowed_);
+#endif
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   }
 
@@ -51,6 +58,7 @@ class Pool {
   int threads() const { return threads_; }
 
   void run(int tasks, TaskFn fn, void* context) {
+    keep_off_my_cpu();
     fn_ = fn;
     context_ = context;
     done_.store(0, std::memory_order_relaxed);
@@ -64,6 +72,20 @@ class Pool {
   }
 
  private:
+  // A scheduler that wakes a worker on the CPU of its waker makes two threads as slow as one for as long as
+  // it takes to notice (milliseconds: a whole frame). The caller computes from here on, so its CPU is the one
+  // place where no worker should be. A system call only when the caller has moved since the last job.
+  void keep_off_my_cpu() {
+#if defined(__linux__)
+    const int mine = sched_getcpu();
+    if (mine == callers_cpu_ || mine < 0 || CPU_COUNT(&allowed_) < 2) return;
+    callers_cpu_ = mine;
+    cpu_set_t others = allowed_;
+    CPU_CLR(mine, &others);
+    for (auto& worker : workers_) pthread_setaffinity_np(worker.native_handle(), sizeof others, &others);
+#endif
+  }
+
   void drain(int thread) {
     for (;;) {
       const std::uint64_t seen = ticket_.load(std::memory_order_acquire);
@@ -97,6 +119,10 @@ class Pool {
   alignas(64) std::atomic<std::uint32_t> epoch_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
+#if defined(__linux__)
+  cpu_set_t allowed_;
+  int callers_cpu_ = -1;
+#endif
 };
 
 void parallel_for(Pool& pool, int tasks, TaskFn fn, void* context) {
