@@ -1,0 +1,127 @@
+"""Sources of frames: cameras, files, and a rendered street. ``open_source`` picks one by its URI."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from ..errors import SourceError
+from .base import Source
+
+__all__ = ["FORMS", "Source", "open_source"]
+
+FORMS = (
+    "a camera index, /dev/video* or a by-id path, a video file, an image folder, an http://, https:// or "
+    "rtsp:// URL, tum:DIR, or synthetic[:seed]"
+)
+_WITH_DEPTH = "synthetic, tum:DIR, and image folders with a depth folder"
+
+
+def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -> Source:
+    """Open a source of frames.
+
+    Args:
+        uri: a camera index (``0``), ``/dev/video*`` or ``/dev/v4l/by-id/...``, a video file, an image folder
+            (``DIR`` with pictures, or with ``color`` or ``rgb`` and ``depth`` inside;
+            ``DIR?depth_scale=0.001&fps=30``), an ``http(s)://`` or ``rtsp://`` URL, ``tum:DIR``, or
+            ``synthetic[:seed]`` (``synthetic:7?size=640x480``).
+        depth: None for the depth that the source itself carries, "none" for colour alone, or for an image
+            folder the folder of its depth pictures.
+        timeout_s: how long a device or stream may take to open.
+
+    Returns:
+        A context manager that yields ``Frame``s.
+
+    Raises:
+        SourceError: the source does not exist, cannot be opened, or has no such depth.
+    """
+    uri = str(uri)
+    if depth is not None and depth != "none" and depth != uri:
+        return _folder_with_depth(uri, depth)
+    scheme, separator, rest = uri.partition(":")
+    if re.fullmatch(r"synthetic(:.*|\?.*)?", uri):
+        return _synthetic(uri, depth != "none")
+    if scheme == "tum" and separator:
+        from .tum import TumSource
+
+        return TumSource(rest, with_depth=depth != "none")
+
+    from .opencv import CameraSource, VideoFileSource, is_url
+
+    camera: int | str | None = None
+    if uri.isdecimal() and not Path(uri).exists():
+        camera = int(uri)
+    elif uri.startswith("/dev/") or is_url(uri):
+        camera = uri
+    folder, _ = _options(uri, ("depth_scale", "fps"))
+    carries_depth = camera is None and Path(folder).is_dir()
+    if depth == uri and not carries_depth:
+        raise SourceError(f"{uri} carries no depth; sources that do are {_WITH_DEPTH}.")
+    if camera is not None:
+        return CameraSource(camera, timeout_s=timeout_s)
+    if carries_depth:
+        return _folder(uri, None, depth != "none")
+    if Path(uri).is_file() and Path(uri).suffix.lower() not in (".bag", ".mcap", ".db3", ".mat"):
+        return VideoFileSource(uri)
+    found = "exists, but is no source of frames" if Path(uri).exists() else "does not exist"
+    raise SourceError(f"'{uri}' {found}; wanted {FORMS}.")
+
+
+def _folder_with_depth(uri: str, depth: str) -> Source:
+    folder, _ = _options(uri, ("depth_scale", "fps"))
+    if Path(folder).is_dir() and Path(depth).is_dir():
+        return _folder(uri, depth, True)
+    if Path(folder).is_dir():
+        raise SourceError(f"no depth folder '{depth}'; wanted a folder of 16-bit png or .npy, or none.")
+    raise SourceError(
+        f"depth '{depth}' cannot go with '{uri}'; depth comes with {_WITH_DEPTH}, and 'none' leaves it out."
+    )
+
+
+def _folder(uri: str, depth: str | None, with_depth: bool) -> Source:
+    from .folder import FolderSource
+
+    folder, options = _options(uri, ("depth_scale", "fps"))
+    scale = _positive(options["depth_scale"], "depth_scale") if "depth_scale" in options else None
+    fps = _positive(options["fps"], "fps") if "fps" in options else 30.0
+    return FolderSource(folder, depth_folder=depth, with_depth=with_depth, depth_scale=scale, fps=fps)
+
+
+def _synthetic(uri: str, with_depth: bool) -> Source:
+    from .synthetic import SyntheticSource
+
+    body, options = _options(uri, ("size",))
+    seed = body.partition(":")[2] or "0"
+    wanted = options.get("size", "320x240")
+    size = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", wanted)
+    if not re.fullmatch(r"[0-9]{1,18}", seed):
+        raise SourceError(f"synthetic seed is '{seed}', wanted a whole number, as in synthetic:7.")
+    if size is None:
+        raise SourceError(f"synthetic size is '{wanted}', wanted WxH, as in synthetic:7?size=640x480.")
+    return SyntheticSource(int(seed), int(size[1]), int(size[2]), with_depth=with_depth)
+
+
+def _options(uri: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """Split ``BODY?key=value&key=value``; a path that exists as it stands is all body."""
+    body, mark, query = uri.rpartition("?")
+    if not mark or Path(uri).exists():
+        return uri, {}
+    options = {}
+    for part in query.split("&"):
+        key, equals, value = part.partition("=")
+        if key not in known or not equals or not value:
+            wanted = " or ".join(f"{name}=..." for name in known)
+            raise SourceError(f"'{uri}' has the option '{part}', wanted {wanted}.")
+        options[key] = value
+    return body, options
+
+
+def _positive(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0.0):
+        raise SourceError(f"{name} is '{text}', wanted a positive number.")
+    return value
