@@ -1,0 +1,90 @@
+"""Writing files so that a final name only ever stands for a complete file, and a failure is one sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import RecordError
+
+
+@contextmanager
+def os_errors_as_sentences(path: Path) -> Iterator[None]:
+    """Turn an OSError on ``path`` into a RecordError that names the path and the reason."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5's own text runs over half a page; the number says the same in words.
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise RecordError(f"cannot write {path}: {reason}; check the disk or choose another path.") from error
+
+
+def ready_folder(folder: Path) -> None:
+    """Create ``folder`` with its parents and make sure that files can be created in it.
+
+    Raises:
+        RecordError: it cannot be created, is not a folder, or is not writable.
+    """
+    with os_errors_as_sentences(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # os.access answers from the mode bits alone; a read-only mount only shows when one writes.
+        probe = temporary_name(folder / "probe")
+        probe.touch()
+        probe.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside ``path``, on the same file system, that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write ``content`` to a temporary name and move it to ``path``, replacing what is there.
+
+    Raises:
+        RecordError: the file cannot be written; nothing is left behind.
+    """
+    temporary = temporary_name(path)
+    with os_errors_as_sentences(path):
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write ``document`` as indented JSON under its final name in one step.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    write_whole(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+
+
+def move_into_place(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a file that is being written its final name; it may stay open.
+
+    Raises:
+        FileExistsError: ``path`` exists and ``overwrite`` is false.
+        OSError: the file system refused.
+    """
+    if overwrite:
+        os.replace(temporary, path)
+        return
+    try:
+        os.link(temporary, path)  # unlike a rename, a link never replaces a file made in the meantime
+        temporary.unlink()
+    except FileExistsError:
+        raise
+    except OSError as error:
+        # FAT and exFAT, usual on memory cards, have no links.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.rename(temporary, path)

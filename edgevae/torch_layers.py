@@ -1,0 +1,230 @@
+"""PyTorch layers to the layers of the model file, BatchNorm folded.
+
+Imports torch; nothing that ``import edgevae`` loads imports this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .errors import ExportError
+
+Layer = dict[str, Any]
+Arrays = dict[str, npt.NDArray[np.float64]]
+
+_NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+
+def walk(name: str, module: nn.Module, x: Tensor) -> tuple[list[Layer], dict[str, npt.NDArray[np.float32]]]:
+    """Express a sequential module in eval mode as a layer list of ``docs/model-file.md``.
+
+    Args:
+        name: "encoder" or "decoder"; tensors are called ``<name>.<layer>.weight`` and so on.
+        module: an ``nn.Sequential``, nested at will, on the CPU.
+        x: any input (1, ...) of the right shape; shapes of flattened layers are read off its way through.
+
+    Returns:
+        The layers, and their tensors as float32. BatchNorm is folded in float64 and rounded once.
+
+    Raises:
+        ExportError: a layer that the model file has no word for, named with what was wanted instead.
+    """
+    layers: list[Layer] = []
+    arrays: Arrays = {}
+    upsample = ""  # the Upsample that waits for its convolution
+    foldable = False  # whether the last layer is linear and the next BatchNorm belongs to it
+    with torch.no_grad():
+        for where, leaf in _leaves(name, module):
+            try:
+                x = leaf(x)
+            except (RuntimeError, ValueError, TypeError) as error:
+                reason = " ".join(str(error).split())
+                raise ExportError(f"{_say(where, leaf)} does not take {tuple(x.shape)}: {reason}") from None
+            if isinstance(leaf, _NOTHING_IN_EVAL):
+                continue
+            if upsample and type(leaf) is not nn.Conv2d:
+                raise ExportError(f"{upsample} is followed by {_say(where, leaf)}, wanted Conv2d.")
+            if isinstance(leaf, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                if not foldable:
+                    raise ExportError(
+                        f"{_say(where, leaf)} follows no convolution or linear layer that it could fold into."
+                    )
+                _fold(where, leaf, layers[-1], arrays)
+            elif isinstance(leaf, nn.Upsample):
+                _check_upsample(where, leaf)
+                upsample = _say(where, leaf)
+                foldable = False
+            else:
+                layer = _express(where, leaf, f"{name}.{len(layers)}", x, arrays)
+                if upsample:
+                    layer, upsample = _join(layer, upsample, arrays), ""
+                layers.append(layer)
+                foldable = "weight" in layer
+    if upsample:
+        raise ExportError(f"{upsample} is the last layer, wanted a Conv2d after it.")
+    return layers, {key: array.astype(np.float32) for key, array in arrays.items()}
+
+
+def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for index, child in enumerate(module):
+            yield from _leaves(f"{name}.{index}", child)
+    else:
+        yield name, module
+
+
+def _express(where: str, leaf: nn.Module, name: str, y: Tensor, arrays: Arrays) -> Layer:
+    """The layer for one module; ``y`` is its output, ``name`` prefixes its tensors."""
+    # Exact types: a subclass may compute something else.
+    kind = type(leaf)
+    if kind is nn.Conv2d:
+        assert isinstance(leaf, nn.Conv2d)
+        _want(where, leaf, "padding_mode", leaf.padding_mode, ("zeros", "replicate"))
+        return {
+            "op": "conv2d",
+            **_weights(leaf, name, arrays),
+            "stride": _square(where, leaf, "stride", leaf.stride),
+            "padding": _padding(where, leaf),
+            "padding_mode": leaf.padding_mode,
+        }
+    if kind is nn.ConvTranspose2d:
+        assert isinstance(leaf, nn.ConvTranspose2d)
+        return {
+            "op": "conv_transpose2d",
+            **_weights(leaf, name, arrays),
+            "stride": _square(where, leaf, "stride", leaf.stride),
+            "padding": _padding(where, leaf),
+            "output_padding": _square(where, leaf, "output_padding", leaf.output_padding),
+        }
+    if kind is nn.Linear:
+        assert isinstance(leaf, nn.Linear)
+        return {"op": "linear", **_weights(leaf, name, arrays)}
+    if kind is nn.MaxPool2d:
+        assert isinstance(leaf, nn.MaxPool2d)
+        _want(where, leaf, "padding", leaf.padding, (0, (0, 0)))
+        _want(where, leaf, "dilation", leaf.dilation, (1, (1, 1)))
+        _want(where, leaf, "ceil_mode", leaf.ceil_mode, (False,))
+        return {
+            "op": "max_pool2d",
+            "kernel": _square(where, leaf, "kernel_size", leaf.kernel_size),
+            "stride": _square(where, leaf, "stride", leaf.stride),
+        }
+    if kind in (nn.Flatten, nn.Unflatten):
+        shape = list(y.shape[1:])
+        if y.shape[0] != 1 or len(shape) not in (1, 3):
+            raise ExportError(f"{_say(where, leaf)} gives {tuple(y.shape)}, wanted (N, n) or (N, c, h, w).")
+        return {"op": "reshape", "shape": shape}
+    if kind is nn.LeakyReLU:
+        assert isinstance(leaf, nn.LeakyReLU)
+        return {"op": "activation", "kind": "leaky_relu", "slope": float(leaf.negative_slope)}
+    if kind is nn.Softplus:
+        assert isinstance(leaf, nn.Softplus)
+        _want(where, leaf, "beta", leaf.beta, (1,))
+        if (
+            leaf.threshold < 20
+        ):  # above 20 the linear branch differs from log(1 + exp(x)) by less than float32 sees
+            raise ExportError(f"{_say(where, leaf)} has threshold {leaf.threshold}, wanted at least 20.")
+        return {"op": "activation", "kind": "softplus"}
+    plain = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+    if kind in plain:
+        return {"op": "activation", "kind": plain[kind]}
+    raise ExportError(
+        f"{_say(where, leaf)} has no counterpart in the model file, wanted one of Conv2d, ConvTranspose2d, "
+        "Linear, Upsample with Conv2d, MaxPool2d, BatchNorm, Dropout, Flatten, Unflatten, ReLU, LeakyReLU, "
+        "Tanh, Sigmoid, Softplus."
+    )
+
+
+def _join(conv: Layer, upsample: str, arrays: Arrays) -> Layer:
+    kernel = arrays[conv["weight"]].shape[2:]
+    if kernel != (3, 3) or conv["stride"] != 1 or conv["padding"] != 1:
+        raise ExportError(
+            f"{upsample} is followed by a Conv2d with kernel {kernel[0]}x{kernel[1]}, stride "
+            f"{conv['stride']} and padding {conv['padding']}, wanted kernel 3x3, stride 1 and padding 1."
+        )
+    return {
+        "op": "upsample_conv2d",
+        "weight": conv["weight"],
+        "bias": conv["bias"],
+        "padding_mode": conv["padding_mode"],
+    }
+
+
+def _fold(where: str, norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: Layer, arrays: Arrays) -> None:
+    """y = gamma (w x + b - mean) / sqrt(var + eps) + beta, as one weight and one bias (float64)."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ExportError(
+            f"{_say(where, norm)} keeps no running statistics, wanted track_running_stats=True."
+        )
+    scale = 1 / np.sqrt(_float64(norm.running_var) + norm.eps)
+    shift = np.zeros_like(scale)
+    if norm.affine:
+        scale, shift = scale * _float64(norm.weight), _float64(norm.bias)
+    weight = arrays[layer["weight"]]
+    outputs = 1 if layer["op"] == "conv_transpose2d" else 0
+    if weight.shape[outputs] != len(scale):
+        raise ExportError(
+            f"{_say(where, norm)} has {len(scale)} features, wanted {weight.shape[outputs]} as before it."
+        )
+    along = [1] * weight.ndim
+    along[outputs] = -1
+    arrays[layer["weight"]] = weight * scale.reshape(along)
+    bias: str = layer["bias"] or layer["weight"].removesuffix("weight") + "bias"
+    before = arrays.get(bias, np.zeros_like(scale))
+    arrays[bias] = (before - _float64(norm.running_mean)) * scale + shift
+    layer["bias"] = bias
+
+
+def _weights(leaf: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, name: str, arrays: Arrays) -> Layer:
+    arrays[f"{name}.weight"] = _float64(leaf.weight)
+    if leaf.bias is None:
+        return {"weight": f"{name}.weight", "bias": None}
+    arrays[f"{name}.bias"] = _float64(leaf.bias)
+    return {"weight": f"{name}.weight", "bias": f"{name}.bias"}
+
+
+def _padding(where: str, leaf: nn.Conv2d | nn.ConvTranspose2d) -> int:
+    _want(where, leaf, "groups", leaf.groups, (1,))
+    _want(where, leaf, "dilation", leaf.dilation, ((1, 1),))
+    padding = leaf.padding
+    if padding == "valid":
+        return 0
+    if padding == "same":
+        height, width = leaf.kernel_size
+        if height != width or height % 2 == 0:
+            raise ExportError(f"{_say(where, leaf)} has padding 'same', wanted an odd square kernel with it.")
+        return height // 2
+    return _square(where, leaf, "padding", padding)
+
+
+def _check_upsample(where: str, leaf: nn.Upsample) -> None:
+    _want(where, leaf, "mode", leaf.mode, ("nearest",))
+    _want(where, leaf, "scale_factor", leaf.scale_factor, (2.0, (2.0, 2.0)))
+
+
+def _square(where: str, leaf: nn.Module, what: str, value: Any) -> int:
+    values = set(value) if isinstance(value, tuple) else {value}
+    if len(values) != 1:
+        raise ExportError(f"{_say(where, leaf)} has {what} {value}, wanted the same in both directions.")
+    return int(values.pop())
+
+
+def _want(where: str, leaf: nn.Module, what: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise ExportError(
+            f"{_say(where, leaf)} has {what} {value!r}, wanted {' or '.join(map(repr, allowed))}."
+        )
+
+
+def _say(where: str, leaf: nn.Module) -> str:
+    return f"layer {where} ({type(leaf).__name__})"
+
+
+def _float64(tensor: Tensor) -> npt.NDArray[np.float64]:
+    return tensor.detach().cpu().double().numpy().copy()
