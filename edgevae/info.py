@@ -1,0 +1,145 @@
+"""A model file laid open: sizes, layers, encoding, where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import _core, model_file
+from .model import load
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+def describe(path: Path | None) -> dict[str, Any]:
+    """Everything known of the model at ``path`` (None: the shipped one) as a JSON document.
+
+    Raises:
+        ModelFileError: it is missing or not a model file.
+    """
+    spec = load(path).spec
+    _, tensors, _ = model_file.read(spec.path)
+    size = (spec.input.channels, spec.input.height, spec.input.width)
+    return {
+        "name": spec.name,
+        "path": str(spec.path),
+        "sha256": spec.sha256,
+        "file_bytes": Path(spec.path).stat().st_size,
+        "input": {"channels": size[0], "height": size[1], "width": size[2]},
+        "color": spec.input.color,
+        "depth": asdict(spec.input.depth) if spec.input.depth is not None else None,
+        "latent_dim": spec.latent_dim,
+        "condition_dim": spec.condition_dim,
+        "posterior": spec.posterior,
+        "precision": spec.precision,
+        "parameters": spec.parameters,
+        "macs_encode": spec.macs_encode,
+        "macs_decode": spec.macs_decode,
+        "encoder": list(_layers(spec.encoder, tensors, size, spec.condition_dim)),
+        "decoder": list(_layers(spec.decoder, tensors, (spec.latent_dim,), spec.condition_dim)),
+        "provenance": spec.provenance,
+    }
+
+
+def show(about: dict[str, Any]) -> None:
+    """Print ``describe``'s document as tables."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
+    console.print(_facts(about))
+    for half in ("encoder", "decoder"):
+        console.print()
+        console.print(_layer_table(half, about[half]))
+    console.print()
+    console.print(_provenance_table(about["provenance"]))
+
+
+def _layers(
+    layers: list[dict[str, Any]], tensors: Tensors, size: tuple[int, ...], condition_dim: int
+) -> Iterator[dict[str, Any]]:
+    outputs = _core.infer_shapes(layers, tensors, size, condition_dim)
+    for layer, output in zip(layers, outputs, strict=True):
+        names = (layer.get("weight"), layer.get("bias"))
+        parameters = sum(int(np.prod(tensors[name].shape)) for name in names if name)
+        yield {**layer, "output": [int(length) for length in output], "parameters": parameters}
+
+
+def _facts(about: dict[str, Any]) -> Table:
+    size = about["input"]
+    ratio = size["channels"] * size["height"] * size["width"] / about["latent_dim"]
+    rows = {
+        "model": about["name"],
+        "file": f"{about['path']}, {about['file_bytes'] / 1e6:.2f} MB, sha256 {about['sha256'][:16]}",
+        "input": f"{size['channels']} x {size['height']} x {size['width']}, colour {about['color']}",
+        "depth": _depth_text(about["depth"]),
+        "latent": f"{about['latent_dim']} numbers, {ratio:.0f} times fewer than the input",
+        "posterior": _posterior_text(about["posterior"]),
+        "precision": f"{about['precision']} stored, float32 arithmetic",
+        "parameters": f"{about['parameters'] / 1e6:.3f} M",
+        "MACs": f"encode {about['macs_encode'] / 1e6:.1f} M, decode {about['macs_decode'] / 1e6:.1f} M",
+    }
+    if about["condition_dim"]:
+        rows["condition"] = f"{about['condition_dim']} numbers"
+    return _pairs(rows.items())
+
+
+def _depth_text(depth: dict[str, Any] | None) -> str:
+    if depth is None:
+        return "none"
+    if depth["encoding"] == "minmax":
+        return "minmax: relative to each image, not metric"
+    no_reading = f"no reading = {depth['no_reading']:g}"
+    return f"{depth['encoding']} from {depth['min_m']:g} to {depth['max_m']:g} m, {no_reading}"
+
+
+def _posterior_text(posterior: dict[str, Any] | None) -> str:
+    if posterior is None:
+        return "none (a plain autoencoder)"
+    return f"Gaussian, std by {posterior['scale']}, epsilon {posterior['epsilon']:g}"
+
+
+def _layer_table(title: str, layers: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(title, style="bold")
+    table.add_column("settings", header_style="dim")
+    table.add_column("output", header_style="dim", justify="right")
+    table.add_column("parameters", header_style="dim", justify="right")
+    hidden = {"op", "weight", "bias", "output", "parameters"}
+    for layer in layers:
+        settings = ", ".join(f"{key} {value}" for key, value in layer.items() if key not in hidden)
+        shape = " x ".join(str(length) for length in layer["output"])
+        table.add_row(
+            layer["op"], Text(settings), shape, f"{layer['parameters']:,}" if layer["parameters"] else ""
+        )
+    return table
+
+
+def _provenance_table(provenance: dict[str, Any]) -> Table:
+    rows: list[tuple[str, str]] = []
+    for data in provenance.get("data", []):
+        pairs = f", {data['pairs']} pairs" if "pairs" in data else ""
+        rows.append((f"data: {data.get('name', 'unnamed')}", f"{data.get('licence', 'not stated')}{pairs}"))
+    for name, value in provenance.get("metrics", {}).items():
+        rows.append((f"metric: {name}", f"{value:.6g}" if isinstance(value, float) else str(value)))
+    for key, value in provenance.items():
+        if key not in ("data", "metrics"):
+            rows.append((key, value if isinstance(value, str) else json.dumps(value)))
+    return _pairs(rows or [("provenance", "not stated")])
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for key, value in rows:
+        table.add_row(Text(key), Text(value))
+    return table

@@ -1,0 +1,132 @@
+"""What a sink is: somewhere a run's latents, and pictures of them, go. One file per kind of sink."""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RecordError
+from ..frame import Frame, Intrinsics
+
+if TYPE_CHECKING:
+    from ..model import Decoded, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What is known before the first frame: the source's name, the model, and its latent's length."""
+
+    source: str
+    live: bool
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One encoded frame on its way to the sinks.
+
+    Attributes:
+        latent: float32 (D,).
+        depth_valid: fraction of the frame's depth pixels with a reading; NaN without a depth image.
+        frame, decoded: the pictures, None unless a sink of the run asks for them: a queue of rows then
+            stays small.
+    """
+
+    index: int
+    timestamp_ns: int
+    clock: str
+    arrival_ns: int
+    latent: npt.NDArray[np.float32]
+    depth_valid: float
+    depth_scale: float
+    intrinsics: Intrinsics | None
+    pose: npt.NDArray[np.float64] | None
+    frame: Frame | None = None
+    decoded: Decoded | None = None
+
+    @staticmethod
+    def of(frame: Frame, latent: npt.NDArray[np.float32], decoded: Decoded | None = None) -> Row:
+        """The row of ``frame``; the frame itself is kept only together with its decoded picture."""
+        return Row(
+            index=frame.index,
+            timestamp_ns=frame.timestamp_ns,
+            clock=frame.clock,
+            arrival_ns=frame.arrival_ns,
+            latent=latent,
+            depth_valid=valid_fraction(frame.depth),
+            depth_scale=frame.depth_scale,
+            intrinsics=frame.intrinsics,
+            pose=frame.pose,
+            frame=None if decoded is None else frame,
+            decoded=decoded,
+        )
+
+
+def valid_fraction(depth: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | None) -> float:
+    """Fraction of pixels with a reading (finite and above 0); NaN without depth."""
+    if depth is None:
+        return math.nan
+    if depth.dtype == np.uint16:
+        return float(np.count_nonzero(depth)) / depth.size
+    return float(np.count_nonzero((depth > 0) & (depth < np.inf))) / depth.size
+
+
+class Sink(abc.ABC):
+    """Takes rows in the order of their frames; all calls after ``open`` come from one thread.
+
+    Attributes:
+        path: what it writes, for messages.
+        rows: rows written so far.
+        needs_pictures: whether rows must carry the frame and its decoded picture.
+    """
+
+    path: Path
+    rows: int = 0
+    needs_pictures: bool = False
+
+    @abc.abstractmethod
+    def open(self, run: RunInfo) -> None:
+        """Check that the run can be written; nothing appears under the final name yet.
+
+        Raises:
+            RecordError: the path cannot be written, or exists and must not be replaced.
+        """
+
+    @abc.abstractmethod
+    def write(self, row: Row) -> None:
+        """Take one row.
+
+        Raises:
+            RecordError: it cannot be written.
+        """
+
+    def flush(self) -> None:  # noqa: B027  # not every sink holds something back
+        """Hand everything taken so far to the operating system; called about twice a second."""
+
+    def close(self) -> None:  # noqa: B027  # nor a file open
+        """Flush and close; may be called twice."""
+
+
+class RecordFile(Sink):
+    """A sink that is one growing file. The file appears under its name together with its first row.
+
+    So a run that ends before its first frame leaves nothing behind, and with ``overwrite`` the old file
+    is replaced, in one step, only once the new record has started well.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        self.path = path
+        self.overwrite = overwrite
+
+    def refuse_existing(self) -> None:
+        """Raise RecordError when the file is there and may not be replaced, or is a folder."""
+        if self.path.is_dir():
+            raise RecordError(f"{self.path} is a folder, wanted the name of a file to record to.")
+        if self.path.exists() and not self.overwrite:
+            raise RecordError(f"{self.path} exists; choose another name or pass --overwrite.")

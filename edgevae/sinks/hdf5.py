@@ -1,0 +1,190 @@
+"""A record in HDF5, readable while it grows and after a kill.
+
+HDF5 as a rule loses a file whose writer dies. Its single-writer-multiple-reader mode (SWMR) keeps the
+file consistent after every flush. In that mode nothing but rows can be added, so the file is laid out
+with the first row in hand, when the camera's clock and intrinsics are known.
+
+Rows are collected and written in blocks. The data set ``frame`` is written after the others have been
+flushed: a reader that takes the shortest length of all never sees a row that is not complete.
+
+HDF5 does not survive a full disk either: after a failed write it can neither close the file nor end the
+process in order. So room on the disk is claimed before HDF5 is asked to write into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import RecordError
+from ..files import move_into_place, os_errors_as_sentences, ready_folder, temporary_name
+from .base import RecordFile, Row, RunInfo
+
+if TYPE_CHECKING:
+    import h5py  # type: ignore[import-untyped]
+
+FORMAT_VERSION = 1
+FLUSH_ROWS = 30
+FLUSH_SECONDS = 0.5
+_CHUNK_ROWS = 64
+_SPARE_BYTES = 1 << 20
+
+
+class Hdf5Sink(RecordFile):
+    """Data sets ``latent`` (N, D) float32, ``timestamp_ns``, ``frame`` and ``arrival_ns`` (N,) int64,
+    ``pose`` (N, 4, 4) float64 (NaN where unknown) and ``depth_valid`` (N,) float32 (NaN without depth).
+
+    Attributes of the file: ``format_version``, ``edgevae_version``, ``source``, ``live``, ``clock``,
+    ``model``, ``model_sha256``, ``precision``, ``latent_dim``, ``depth_encoding`` (JSON), ``depth_scale``
+    (metres a unit), ``intrinsics`` (JSON, ``null`` where unknown) and ``created`` (host clock, ns).
+    """
+
+    _run: RunInfo
+    _file: h5py.File | None = None
+    _name: Path
+
+    def open(self, run: RunInfo) -> None:
+        import h5py  # noqa: F401  # its absence or a broken library must show before the first frame
+
+        self.refuse_existing()
+        ready_folder(self.path.parent)
+        self._run = run
+        self._waiting: list[Row] = []
+        self._flushed_s = time.monotonic()
+
+    def write(self, row: Row) -> None:
+        self._waiting.append(row)
+        due = len(self._waiting) >= FLUSH_ROWS or time.monotonic() - self._flushed_s >= FLUSH_SECONDS
+        if self._file is None or due:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._waiting:
+            return
+        with os_errors_as_sentences(self.path):
+            if self._file is None:
+                self._start(self._waiting[0])
+            self._claim_space()
+            try:
+                self._append(self._waiting)
+            except RuntimeError as error:
+                raise RecordError(f"HDF5 could not write {self.path}: {error}; check the disk.") from error
+        self.rows += len(self._waiting)
+        self._waiting.clear()
+        self._flushed_s = time.monotonic()
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                file, self._file = self._file, None
+                with os_errors_as_sentences(self.path):
+                    size = file.id.get_filesize()
+                    file.close()
+                    os.truncate(self._name, size)  # gives back what was claimed and not used
+
+    def _start(self, row: Row) -> None:
+        import h5py
+
+        self._name = temporary = temporary_name(self.path)
+        try:
+            self._file = h5py.File(temporary, "w", libver="latest", locking="best-effort")
+            self._claim_space()
+            self._lay_out(self._file, row)
+            self._file.swmr_mode = True
+            self.refuse_existing()
+            move_into_place(temporary, self.path, overwrite=self.overwrite)
+            self._name = self.path
+        except BaseException:
+            file, self._file = self._file, None
+            if file is not None:
+                with contextlib.suppress(OSError, RuntimeError):
+                    file.close()
+            self._waiting.clear()
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _claim_space(self) -> None:
+        """Have the disk set aside what the next block and HDF5's own tables can need.
+
+        Raises:
+            OSError: the disk is full, or a quota or limit is reached.
+        """
+        assert self._file is not None
+        row_bytes = 4 * self._run.spec.latent_dim + 160
+        wanted = _SPARE_BYTES + 2 * (_CHUNK_ROWS + len(self._waiting)) * row_bytes
+        descriptor = os.open(self._name, os.O_RDWR)
+        try:
+            os.posix_fallocate(descriptor, self._file.id.get_filesize(), wanted)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            # This file system cannot set space aside; writing to it works all the same.
+        finally:
+            os.close(descriptor)
+
+    def _lay_out(self, file: h5py.File, row: Row) -> None:
+        from .. import __version__
+
+        spec = self._run.spec
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "latent": ((spec.latent_dim,), np.float32),
+            "timestamp_ns": ((), np.int64),
+            "arrival_ns": ((), np.int64),
+            "pose": ((4, 4), np.float64),
+            "depth_valid": ((), np.float32),
+            "frame": ((), np.int64),
+        }
+        for name, (shape, dtype) in shapes.items():
+            file.create_dataset(
+                name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK_ROWS, *shape)
+            )
+        depth = spec.input.depth
+        file.attrs.update(
+            {
+                "format_version": FORMAT_VERSION,
+                "edgevae_version": __version__,
+                "source": self._run.source,
+                "live": self._run.live,
+                "clock": row.clock,
+                "model": spec.name,
+                "model_sha256": spec.sha256,
+                "precision": spec.precision,
+                "latent_dim": spec.latent_dim,
+                "depth_encoding": json.dumps(None if depth is None else asdict(depth)),
+                "depth_scale": row.depth_scale,
+                "intrinsics": json.dumps(None if row.intrinsics is None else asdict(row.intrinsics)),
+                "created": time.time_ns(),
+            }
+        )
+
+    def _append(self, rows: list[Row]) -> None:
+        assert self._file is not None
+        unknown = np.full((4, 4), np.nan)
+        blocks: dict[str, Any] = {
+            "latent": [row.latent for row in rows],
+            "timestamp_ns": [row.timestamp_ns for row in rows],
+            "arrival_ns": [row.arrival_ns for row in rows],
+            "pose": [unknown if row.pose is None else row.pose for row in rows],
+            "depth_valid": [row.depth_valid for row in rows],
+        }
+        for name, block in blocks.items():
+            _extend(self._file[name], block)
+        self._file.flush()
+        _extend(self._file["frame"], [row.index for row in rows])
+        self._file.flush()
+
+
+def _extend(data: h5py.Dataset, block: list[Any]) -> None:
+    length = data.shape[0]
+    data.resize(length + len(block), axis=0)
+    data[length:] = block

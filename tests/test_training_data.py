@@ -1,0 +1,380 @@
+"""Readers, cache, augmentations and the data module, on files made here."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from edgevae.errors import SourceError
+from edgevae.preprocess import DepthEncoding, InputSpec, pack
+from training.data import FramesDataModule, SetOptions, open_set
+from training.data.augment import AugmentOptions, dropped, jitter, move
+from training.data.module import Frames
+from training.data.sets import DEPTH_UNIT_M, open_reader
+
+H, W = 12, 16
+SPEC = InputSpec(4, 32, 32, depth=DepthEncoding("log", 0.25, 80.0))
+
+
+def picture(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Colour with red = number, green rising downwards, blue to the right; depth in mm, (0, 0) missing."""
+    rows, columns = np.mgrid[:H, :W]
+    rgb = np.stack([np.full((H, W), 20 * number), 10 * rows, 10 * columns], -1).astype(np.uint8)
+    depth_mm = (1000 + 100 * number + 10 * columns).astype(np.uint16)
+    depth_mm[0, 0] = 0
+    return rgb, depth_mm
+
+
+def write_pair(root: Path, name: str, number: int, scale: float = 1.0, kind: str = "color") -> None:
+    rgb, depth_mm = picture(number)
+    for folder, image in ((kind, rgb[..., ::-1]), ("depth", (depth_mm * scale).astype(np.uint16))):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(root / folder / f"{name}.png"), image)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    root = tmp_path / "data" / "rooms"
+    for i in range(6):
+        write_pair(root / ("kitchen" if i < 4 else "hall"), f"{i:03d}", i)
+    return root
+
+
+def opened(tmp_path: Path, **options: Any) -> Any:
+    return open_set(SetOptions(**options), tmp_path / "data", tmp_path / "cache")
+
+
+def test_pairs_by_folder(tmp_path: Path, pairs: Path) -> None:
+    frames = opened(tmp_path, kind="pairs", path="rooms", licence="CC0", hold_out=["hall"])
+    assert frames.scenes == ["hall"] * 2 + ["kitchen"] * 4
+    assert frames.licences == ["CC0"] * 6
+    assert frames.split() == ([2, 3, 4, 5], [0, 1])
+    rgb, depth_mm = picture(5)
+    np.testing.assert_array_equal(frames.color[1], rgb)
+    np.testing.assert_allclose(frames.depth[1] * DEPTH_UNIT_M, depth_mm / 1000, atol=DEPTH_UNIT_M / 2)
+    assert frames.depth[1, 0, 0] == 0
+    assert isinstance(frames.color, np.memmap)
+
+
+def test_pairs_by_manifest(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "corpus"
+    for i in range(3):
+        write_pair(root, f"{i:03d}", i)
+    with (root / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["color", "depth_mm", "source", "licence"])
+        for i in range(3):
+            writer.writerow([f"color/{i:03d}.png", f"depth/{i:03d}.png", f"place{i}", f"licence{i}"])
+    frames = opened(
+        tmp_path, kind="pairs", path="corpus", hold_out=["place2"], leave_out=["place0"], max_depth_m=1.2
+    )
+    assert frames.licences == ["licence0", "licence1", "licence2"]
+    assert frames.split() == ([1], [2])
+    _, depth_mm = picture(1)
+    assert ((frames.depth[1] > 0) == ((depth_mm > 0) & (depth_mm <= 1200))).all()
+
+
+def test_pairs_of_8_bits(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "nyu"
+    write_pair(root, "000", 0)
+    values = np.arange(H * W, dtype=np.uint8).reshape(H, W)
+    cv2.imwrite(str(root / "depth" / "000.png"), values)
+    frames = opened(tmp_path, kind="pairs", path="nyu", depth_scale=9.99547 / 255)
+    metres = frames.depth[0] * DEPTH_UNIT_M
+    np.testing.assert_allclose(metres, values * (9.99547 / 255), atol=DEPTH_UNIT_M / 2 + 1e-6)
+
+
+def test_tum_pairs_by_time(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "tum"
+    for i in range(3):
+        write_pair(root, f"{i}", i, scale=5.0, kind="rgb")
+    # Depth comes 8 ms early, the second colour image has none near, depth 1 belongs to colour 2.
+    (root / "rgb.txt").write_text("# colour\n" + "".join(f"{10 + i}.0 rgb/{i}.png\n" for i in range(3)))
+    (root / "depth.txt").write_text("# depth\n9.992 depth/0.png\n11.5 depth/2.png\n11.992 depth/1.png\n")
+    frames = opened(tmp_path, kind="tum", path="tum")
+    assert len(frames.color) == 2
+    np.testing.assert_array_equal(frames.color[1], picture(2)[0])
+    np.testing.assert_allclose(frames.depth[1] * DEPTH_UNIT_M, picture(1)[1] / 1000, atol=DEPTH_UNIT_M)
+
+
+def write_mat(path: Path, count: int = 5) -> None:
+    """As MATLAB v7.3 lays out (H, W, 3, N): reversed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    both = [picture(i) for i in range(count)]
+    with h5py.File(path, "w") as file:
+        file["images"] = np.stack([rgb.transpose(2, 1, 0) for rgb, _ in both])
+        file["depths"] = np.stack([(depth / 1000).astype(np.float32).T for _, depth in both])
+
+
+@pytest.mark.parametrize("version", ["7.3", "5"])
+def test_nyu_mat_and_its_split(tmp_path: Path, version: str) -> None:
+    write_mat(tmp_path / "data" / "nyu.mat")
+    train, test = np.array([[1.0, 3.0]]), np.array([[2.0], [5.0]])
+    split = tmp_path / "data" / "splits.mat"
+    if version == "7.3":
+        with h5py.File(split, "w") as file:
+            file["trainNdxs"], file["testNdxs"] = train, test
+    else:
+        from scipy.io import savemat
+
+        savemat(split, {"trainNdxs": train, "testNdxs": test})
+    frames = opened(tmp_path, kind="nyu_mat", path="nyu.mat", split_file="splits.mat", hold_out=["test"])
+    assert frames.scenes == ["train", "test", "train", "test"]
+    assert frames.split() == ([0, 2], [1, 3])
+    rgb, depth_mm = picture(4)
+    np.testing.assert_array_equal(frames.color[3], rgb)
+    np.testing.assert_allclose(frames.depth[3] * DEPTH_UNIT_M, depth_mm / 1000, atol=DEPTH_UNIT_M / 2 + 1e-6)
+    whole = opened(tmp_path, kind="nyu_mat", path="nyu.mat", hold_out_last=2)
+    assert whole.split() == ([0, 1, 2], [3, 4])
+
+
+def test_synthetic_drives(tmp_path: Path) -> None:
+    frames = opened(
+        tmp_path, kind="synthetic", seeds=[3, 4], frames=2, stride=7, height=60, hold_out=["seed-4"]
+    )
+    assert frames.color.shape == (4, 60, 80, 3)
+    assert frames.split() == ([0, 1], [2, 3])
+    assert frames.color.std() > 10
+    assert 0.2 < (frames.depth > 0).mean() < 1.0  # a road and a sky
+    assert (frames.color[0] != frames.color[1]).any()
+
+
+def test_cache_is_used_until_a_file_changes(tmp_path: Path, pairs: Path) -> None:
+    options: dict[str, Any] = {"kind": "pairs", "path": "rooms"}
+    opened(tmp_path, **options)
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/*.npy")}
+    opened(tmp_path, **options, hold_out=["hall"], weight=2.0)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/*.npy")} == made
+    write_pair(pairs / "hall", "004", 9)
+    frames = opened(tmp_path, **options)
+    assert len(list((tmp_path / "cache").glob("*/color.npy"))) == 2
+    np.testing.assert_array_equal(frames.color[0], picture(9)[0])
+
+
+def test_crop_and_height(tmp_path: Path, pairs: Path) -> None:
+    frames = opened(tmp_path, kind="pairs", path="rooms", crop=[2, 10, 4, 16], height=4)
+    assert frames.color.shape == (6, 4, 6, 3)
+    rgb, depth_mm = picture(4)
+    area = rgb[2:10, 4:16].reshape(4, 2, 6, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(frames.color[0], area, atol=1)
+    np.testing.assert_allclose(
+        frames.depth[0] * DEPTH_UNIT_M, depth_mm[3:10:2, 5:16:2] / 1000, atol=DEPTH_UNIT_M
+    )
+
+
+def test_frames_are_packed_as_the_runtime_packs(tmp_path: Path, pairs: Path) -> None:
+    frames = opened(tmp_path, kind="pairs", path="rooms")
+    item = Frames(frames, [3], SPEC)[0]
+    rgb, depth_mm = picture(1)
+    expected = pack(rgb, depth_mm, SPEC)
+    np.testing.assert_array_equal(item["input"][:3], expected[:3])
+    # The cache keeps depth to 2 mm, here 0.2 % of 1 m: 0.001 of a logarithm that spans 5.8 over 2.
+    np.testing.assert_allclose(item["input"][3], expected[3], atol=5e-4)
+    assert torch.equal(item["input"], item["target"])
+    assert item["valid"].dtype == torch.bool
+    assert torch.equal(item["valid"], item["seen"])
+    assert 0 < (~item["valid"]).sum() < 20  # the missing corner, enlarged
+    assert (item["input"][3][~item["valid"]] == -1).all()
+
+
+def test_colour_only_network_gets_no_depth(tmp_path: Path, pairs: Path) -> None:
+    item = Frames(opened(tmp_path, kind="pairs", path="rooms"), [0], InputSpec(3, 32, 32))[0]
+    assert item["input"].shape == (3, 32, 32)
+
+
+def test_move_keeps_colour_and_depth_together() -> None:
+    rows, columns = np.mgrid[:60, :80]
+    rgb = np.stack([rows, columns, rows + columns], -1).astype(np.uint8)
+    depth = (1000 * rows + columns).astype(np.uint16)
+    rng = np.random.default_rng(0)
+    shapes, mirrored = set(), set()
+    for _ in range(50):
+        a, b = move(rgb, depth, AugmentOptions(crop=0.6, mirror=0.5), rng)
+        assert a.shape[:2] == b.shape
+        assert b.shape[0] >= 36
+        assert b.shape[1] >= 48
+        np.testing.assert_array_equal(1000 * a[..., 0].astype(int) + a[..., 1], b)
+        shapes.add(b.shape)
+        mirrored.add(bool(b[0, 0] > b[0, -1]))
+    assert len(shapes) > 10
+    assert mirrored == {True, False}
+    a, b = move(rgb, depth, AugmentOptions(crop=1.0, mirror=0.0), rng)
+    assert a is rgb
+    assert b is depth
+
+
+def test_jitter_changes_gains_alone() -> None:
+    rgb = np.full((4, 5, 3), 100, np.uint8)
+    rng = np.random.default_rng(0)
+    got = jitter(rgb, AugmentOptions(jitter=0.2), rng)
+    assert got.shape == rgb.shape
+    assert len(np.unique(got[..., 0])) == 1
+    assert (np.abs(got.astype(int) - 100) <= 31).all()
+    assert (got != rgb).any()
+    assert jitter(rgb, AugmentOptions(), rng) is rgb
+
+
+def test_dropped_depth() -> None:
+    rng = np.random.default_rng(0)
+    options = AugmentOptions(drop_depth=0.3, drop_blocks=0.3)
+    parts = np.array([dropped((32, 40), options, rng).mean() for _ in range(400)])
+    assert 0.2 < (parts == 1).mean() < 0.4
+    assert 0.2 < ((parts > 0) & (parts < 1)).mean() < 0.4
+    assert dropped((32, 40), AugmentOptions(), rng).sum() == 0
+
+
+def test_dropped_depth_reaches_the_input_and_not_the_target(tmp_path: Path, pairs: Path) -> None:
+    frames = opened(tmp_path, kind="pairs", path="rooms")
+    item = Frames(frames, [0], SPEC, AugmentOptions(mirror=0.0, drop_depth=1.0))[0]
+    assert (item["input"][3] == -1).all()
+    assert item["valid"].sum() > 900
+    assert (item["target"][3][item["valid"]] > -1).all()
+    assert not item["seen"].any()
+    assert torch.equal(item["input"][:3], item["target"][:3])
+
+
+def module(tmp_path: Path, *sets: SetOptions, **options: Any) -> FramesDataModule:
+    data = FramesDataModule(list(sets), str(tmp_path / "data"), str(tmp_path / "cache"), workers=0, **options)
+    data._spec = lambda: SPEC  # type: ignore[method-assign]
+    data.setup("fit")
+    return data
+
+
+def test_weighted_sets_in_one_loader(tmp_path: Path, pairs: Path) -> None:
+    write_mat(tmp_path / "data" / "nyu.mat", count=4)
+    data = module(
+        tmp_path,
+        SetOptions("pairs", "rooms", licence="A", hold_out=["hall"]),
+        SetOptions("nyu_mat", "nyu.mat", name="nyu", licence="B", weight=9.0),
+        batch_size=10,
+        epoch_frames=300,
+    )
+    torch.manual_seed(0)
+    items = [item for batch in data.train_dataloader() for item in batch["target"]]
+    assert len(items) == 300
+    # Four frames each: weight 9 takes nine tenths. Their first rows tell them apart: 0.002 m of rounding.
+    assert data.names == ["rooms"]
+    assert data.held_images == [2]
+    assert [len(loader.dataset) for loader in data.val_dataloader()] == [2]
+    sampler: Any = data.train_dataloader().sampler
+    drawn = np.array(list(sampler))
+    assert 0.8 < (drawn >= 4).mean() < 0.97
+    assert data.provenance() == [
+        {"name": "rooms", "scenes": ["kitchen"], "licence": "A", "pairs": 4},
+        {"name": "nyu", "scenes": ["nyu"], "licence": "B", "pairs": 4},
+    ]
+
+
+def test_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEVAE_DATA", str(tmp_path))
+    assert FramesDataModule([]).root == tmp_path
+    assert FramesDataModule([], root="/elsewhere").root == Path("/elsewhere")
+
+
+def damage_truncated_image(root: Path) -> None:
+    path = next((root / "hall" / "color").iterdir())
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def damage_swapped_images(root: Path) -> None:
+    (root / "hall" / "depth").rename(root / "hall" / "x")
+    (root / "hall" / "color").rename(root / "hall" / "depth")
+    (root / "hall" / "x").rename(root / "hall" / "color")
+
+
+def damage_sizes(root: Path) -> None:
+    cv2.imwrite(str(next((root / "hall" / "depth").iterdir())), np.ones((H, W + 1), np.uint16))
+
+
+def damage_manifest(root: Path) -> None:
+    (root / "manifest.csv").write_text("left,right\na.png,b.png\n")
+
+
+def damage_manifest_row(root: Path) -> None:
+    (root / "manifest.csv").write_text("color,depth\na.png,b.png\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_truncated_image, r"004\.png cannot be read as a colour image"),
+        (damage_swapped_images, "exchanged"),
+        (damage_sizes, "same pixel grid"),
+        (damage_manifest, "color and depth"),
+        (damage_manifest_row, r"a\.png is missing"),
+    ],
+)
+def test_damaged_pairs(tmp_path: Path, pairs: Path, damage: Any, words: str) -> None:
+    damage(pairs)
+    with pytest.raises(SourceError, match=words):
+        opened(tmp_path, kind="pairs", path="rooms")
+    assert not list((tmp_path / "cache").glob("*")), "nothing half-written may stay"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kind": "pairs", "path": "nowhere"}, "EDGEVAE_DATA"),
+        ({"kind": "pairs", "path": "empty"}, "no pairs"),
+        ({"kind": "pairs", "path": "text.txt"}, "no folder"),
+        ({"kind": "tum", "path": "empty"}, r"rgb\.txt is missing"),
+        ({"kind": "tum", "path": "tum"}, "timestamp filename"),
+        ({"kind": "tum", "path": "tum-empty"}, "lists no images"),
+        ({"kind": "nyu_mat", "path": "text.txt"}, "cannot be read"),
+        ({"kind": "nyu_mat", "path": "foreign.mat"}, "cannot be read"),
+        ({"kind": "nyu_mat", "path": "shape.mat"}, "wanted"),
+        ({"kind": "nyu_mat", "path": "good.mat", "split_file": "text.txt"}, "split file"),
+        ({"kind": "nyu_mat", "path": "good.mat", "split_file": "large.mat"}, "wanted 1 to 5"),
+        ({"kind": "pairs", "path": "rooms", "crop": [0, 99, 0, 5]}, "crop"),
+    ],
+)
+def test_missing_and_foreign_data(tmp_path: Path, pairs: Path, options: dict[str, Any], words: str) -> None:
+    data = tmp_path / "data"
+    for folder in ("empty", "tum", "tum-empty"):
+        (data / folder).mkdir()
+    for name in ("rgb.txt", "depth.txt"):
+        (data / "tum" / name).write_text("now rgb/0.png\n")
+        (data / "tum-empty" / name).write_text("# nothing\n")
+    (data / "text.txt").write_text("hello")
+    write_mat(data / "good.mat")
+    with h5py.File(data / "foreign.mat", "w") as file:
+        file["x"] = 1
+    with h5py.File(data / "shape.mat", "w") as file:
+        file["images"], file["depths"] = np.zeros((2, 3, 4, 5), np.uint8), np.zeros((2, 5, 4), np.float32)
+    with h5py.File(data / "large.mat", "w") as file:
+        file["trainNdxs"], file["testNdxs"] = np.array([[1.0, 6.0]]), np.array([[2.0]])
+    with pytest.raises(SourceError, match=words):
+        opened(tmp_path, **options)
+
+
+def test_sets_that_cannot_train(tmp_path: Path, pairs: Path) -> None:
+    with pytest.raises(SourceError, match="hold_out"):
+        module(tmp_path, SetOptions("pairs", "rooms"))
+    with pytest.raises(SourceError, match="name of its own"):
+        module(tmp_path, SetOptions("pairs", "rooms"), SetOptions("pairs", "rooms"))
+    with pytest.raises(SourceError, match="every frame is held out"):
+        module(tmp_path, SetOptions("pairs", "rooms", hold_out=["*"])).train_dataloader()
+    with pytest.raises(ValueError, match="kind"):
+        SetOptions("video")
+    with pytest.raises(ValueError, match="crop"):
+        SetOptions("pairs", crop=[1, 2])
+
+
+def test_real_data_is_read_whole(data_dir: Path) -> None:
+    corpus = open_reader(SetOptions("pairs", "corpus_160x120"), data_dir)
+    assert len(corpus) == 663
+    assert len(set(corpus.scenes)) == 10
+    mat = open_reader(SetOptions("nyu_mat", "nyu_like_mat/nyu_depth_v2_labeled_16.mat"), data_dir)
+    rgb, depth_m = mat[0]
+    assert rgb.shape == (480, 640, 3)
+    assert rgb[:5].mean() > 200  # the white frame: on top, so the picture stands upright
+    assert 0.5 < np.median(depth_m) < 10
+    tum = open_reader(SetOptions("tum", "tum_fr1_rpy_100"), data_dir)
+    assert len(tum) == 100
