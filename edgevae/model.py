@@ -159,9 +159,14 @@ class Model:
         return np.ascontiguousarray(mean), (std + epsilon).astype(np.float32)
 
     def encode_frame(self, frame: Frame) -> Encoded:
-        """The posterior mean of a :class:`Frame`, with the time each stage took."""
-        scale = frame.depth_scale
-        rgb, depth, scale = checked_arrays(frame.rgb, frame.depth, scale)
+        """The posterior mean of a :class:`Frame`, with the time each stage took.
+
+        Raises:
+            FrameError: the frame's arrays were replaced by wrong ones after it was made.
+            EdgevaeError: the model wants a condition.
+        """
+        self._check_no_condition()
+        rgb, depth, scale = checked_arrays(frame.rgb, frame.depth, frame.depth_scale)
         z, packing_s, running_s = self._encoder.encode_frame(
             rgb, depth, scale, False, self._native_input, self.spec.latent_dim
         )
@@ -177,8 +182,7 @@ class Model:
         if not np.isfinite(z).all():
             raise LatentError("the latent holds NaN or infinity; nothing can be decoded from it.")
         batch = z if z.ndim == 2 else z[None]
-        if self.spec.condition_dim:
-            raise EdgevaeError(f"{self.spec.name} wants a condition; use decode_tensor(z, condition).")
+        self._check_no_condition()
         rgb, depth = self._decoder.decode_frames(batch, None, self._native_input)
         if z.ndim == 2:
             return Decoded(rgb, depth)
@@ -229,8 +233,7 @@ class Model:
     def _heads(
         self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None, depth_scale: float, outputs: int
     ) -> FloatArray:
-        if self.spec.condition_dim:
-            raise EdgevaeError(f"{self.spec.name} wants a condition; use encode_tensor(x, condition).")
+        self._check_no_condition()
         if isinstance(rgb, np.ndarray) and rgb.ndim == 4:
             if depth is not None and (not isinstance(depth, np.ndarray) or len(depth) != len(rgb)):
                 got = len(depth) if isinstance(depth, np.ndarray) else type(depth).__name__
@@ -245,6 +248,13 @@ class Model:
         rgb, depth, depth_scale = checked_arrays(rgb, depth, depth_scale)
         z, _, _ = self._encoder.encode_frame(rgb, depth, depth_scale, False, self._native_input, outputs)
         return z
+
+    def _check_no_condition(self) -> None:
+        if self.spec.condition_dim:
+            raise EdgevaeError(
+                f"{self.spec.name} wants a condition of {self.spec.condition_dim} numbers; use "
+                "encode_tensor(x, condition) and decode_tensor(z, condition)."
+            )
 
     def _check_latent(self, z: object) -> FloatArray:
         wanted = self.spec.latent_dim

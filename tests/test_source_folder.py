@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgevae import SourceError, open_source
+from edgevae import FrameError, SourceError, open_source
 
 
 def write_color(path: Path, red: int, size: tuple[int, int] = (30, 40)) -> None:
@@ -115,10 +115,16 @@ def test_corrupt_pictures_are_named(tmp_path: Path, capfd: pytest.CaptureFixture
         write_color(path, 5)
         whole = path.read_bytes()
         path.write_bytes({"f": b"", "g": b"hello"}.get(name[0], whole[: len(whole) // 2]))
-        with pytest.raises(
-            SourceError, match=rf"{name} is (truncated or not a picture|empty) \([0-9]+ bytes\)"
-        ):
-            open_source(str(path.parent)).read()
+        write_color(tmp_path / name[0] / f"z{path.suffix}", 5)
+        with open_source(str(path.parent)) as source:
+            with pytest.raises(
+                FrameError, match=rf"{name} is (truncated or not a picture|empty) \([0-9]+ bytes\)"
+            ):
+                source.read()
+            after = source.read()  # a bad picture costs one frame, not the rest
+            assert after is not None
+            assert after.index == 1
+            assert source.read() is None
     assert capfd.readouterr().err == ""
 
 
@@ -129,20 +135,20 @@ def test_bad_depth(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"1 of 2 colour pictures have no depth .* b\.png"):
         open_source(str(tmp_path))
     write_depth(tmp_path / "depth" / "b.png", 1)
-    with pytest.raises(SourceError, match=r"depth .*a\.png is 20x15, colour .*a\.png is 40x30"):
+    with pytest.raises(FrameError, match=r"depth .*a\.png is 20x15, colour .*a\.png is 40x30"):
         open_source(str(tmp_path)).read()
     write_color(tmp_path / "depth" / "a.png", 1)
     with pytest.raises(SourceError, match=r"a\.png is uint8 \(30, 40, 3\), wanted one channel"):
         open_source(str(tmp_path)).read()
     (tmp_path / "depth" / "a.png").unlink()
     (tmp_path / "depth" / "a.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(SourceError, match=r"cannot read depth .*a\.npy"):
+    with pytest.raises(FrameError, match=r"cannot read depth .*a\.npy"):
         open_source(str(tmp_path)).read()
     np.save(tmp_path / "depth" / "a.npy", np.zeros((30, 40), np.int64))
     with pytest.raises(SourceError, match="int64"):
         open_source(str(tmp_path)).read()
     np.save(tmp_path / "depth" / "a.npy", np.array([{"a": 1}], dtype=object))  # a pickle: never loaded
-    with pytest.raises(SourceError, match=r"a\.npy"):
+    with pytest.raises(FrameError, match=r"a\.npy"):
         open_source(str(tmp_path)).read()
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgevae import SourceError, open_source
+from edgevae import FrameError, SourceError, open_source
 from edgevae.sources.tum import slerp
 
 START = 1305031247  # seconds, as in a real sequence: too large for float64 to hold nanoseconds
@@ -162,15 +162,15 @@ def test_missing_folder_list_picture_and_sizes(sequence: Path) -> None:
     cv2.imwrite(str(sequence / "depth/1.png"), np.ones((240, 320), np.uint16))
     source = open_source(f"tum:{sequence}")
     source.read()
-    with pytest.raises(SourceError, match=r"depth .*1\.png is 320x240, colour .*1\.png is 640x480"):
+    with pytest.raises(FrameError, match=r"depth .*1\.png is 320x240, colour .*1\.png is 640x480"):
         source.read()
 
     whole = (sequence / "rgb/0.png").read_bytes()
     (sequence / "rgb/0.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SourceError, match=r"0\.png is truncated or not a picture"):
+    with pytest.raises(FrameError, match=r"0\.png is truncated or not a picture"):
         open_source(f"tum:{sequence}").read()
     (sequence / "rgb/0.png").unlink()
-    with pytest.raises(SourceError, match=r"cannot read picture .*0\.png: No such file"):
+    with pytest.raises(FrameError, match=r"cannot read picture .*0\.png: No such file"):
         open_source(f"tum:{sequence}").read()
 
 

@@ -34,7 +34,8 @@ class Source(abc.ABC):
         """The next frame, or None at the end of the source.
 
         Raises:
-            SourceError: the device gave no frame within ``timeout_s``, or the file cannot be read.
+            SourceError: the device gave no frame within ``timeout_s``, or nothing more can be read.
+            FrameError: this one frame is unusable; the next call goes on behind it.
         """
 
     def close(self) -> None:

@@ -86,18 +86,20 @@ class FolderSource(Source):
         """The next picture.
 
         Raises:
-            SourceError: it cannot be read, or its depth is of another size; names the file.
+            FrameError: it cannot be read, or its depth is of another size; names the file, and the next call
+                goes on behind it.
+            SourceError: its kind of depth or its calibration cannot be used.
         """
         index = self._next
         if index >= len(self._colors):
             return None
+        self._next += 1
         path = self._colors[index]
         rgb = read_color(path)
         depth = None
         if self._depths is not None:
             depth = read_depth(self._depths[index], eight_bit=self._eight_bit)
             check_pair(path, rgb, self._depths[index], depth)
-        self._next += 1
         return Frame(
             rgb=rgb,
             depth=depth,

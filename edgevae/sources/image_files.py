@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SourceError
+from ..errors import FrameError, SourceError
 from ..frame import Intrinsics
 from .opencv_quiet import load_cv2
 
@@ -22,7 +22,7 @@ def read_color(path: Path) -> npt.NDArray[np.uint8]:
     """A picture as uint8 (H, W, 3) R G B, in the orientation it is stored in (depth has no EXIF tag).
 
     Raises:
-        SourceError: the file is missing, truncated or no picture.
+        FrameError: the file is missing, truncated or no picture.
     """
     cv2 = load_cv2()
     bgr = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -37,14 +37,15 @@ def read_depth(path: Path, *, eight_bit: bool = False) -> npt.NDArray[Any]:
         eight_bit: also take an 8-bit png (widened to uint16), whose units nobody can guess.
 
     Raises:
-        SourceError: the file is missing, truncated, or holds something else.
+        FrameError: the file is missing or truncated.
+        SourceError: it holds another kind of numbers, as its neighbours will.
     """
     wanted = "wanted one channel of 16-bit png, or .npy with uint16 units or float metres (H, W)"
     if path.suffix.lower() == ".npy":
         try:
             depth: npt.NDArray[Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise SourceError(f"cannot read depth {path}: {error}; {wanted}.") from error
+            raise FrameError(f"cannot read depth {path}: {error}; {wanted}.") from error
         if depth.ndim == 2 and depth.dtype in (np.float16, np.float32, np.float64):
             return np.ascontiguousarray(depth, dtype=np.float32)
     else:
@@ -63,7 +64,7 @@ def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"cannot read picture {path}: {error.strerror or error}.") from error
+        raise FrameError(f"cannot read picture {path}: {error.strerror or error}.") from error
     # libpng prints to stderr on its own, so a PNG without its end is turned away before it is asked
     whole = not data.startswith(b"\x89PNG") or b"IEND" in data[-64:]
     picture = None
@@ -74,15 +75,15 @@ def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
             picture = None
     if picture is None:
         what = "is empty" if not data else "is truncated or not a picture"
-        raise SourceError(f"picture {path} {what} ({len(data)} bytes). Remove it or copy it again.")
+        raise FrameError(f"picture {path} {what} ({len(data)} bytes). Remove it or copy it again.")
     return np.asarray(picture)
 
 
 def check_pair(rgb_path: Path, rgb: npt.NDArray[Any], depth_path: Path, depth: npt.NDArray[Any]) -> None:
-    """Raise SourceError unless depth has the size of its colour picture."""
+    """Raise FrameError unless depth has the size of its colour picture."""
     if rgb.shape[:2] != depth.shape:
         (h, w), (dh, dw) = rgb.shape[:2], depth.shape
-        raise SourceError(
+        raise FrameError(
             f"depth {depth_path} is {dw}x{dh}, colour {rgb_path} is {w}x{h}; wanted the same size, depth "
             "registered to colour. Use --depth none for colour alone."
         )

@@ -75,11 +75,15 @@ class TumSource(Source):
         """The next frame.
 
         Raises:
-            SourceError: a picture of it is missing or unreadable; names the file.
+            FrameError: a picture of it is missing or unreadable; names the file, and the next call goes on
+                behind it.
+            SourceError: its kind of depth or its calibration cannot be used.
         """
-        if self._next >= len(self._rows):
+        index = self._next
+        if index >= len(self._rows):
             return None
-        stamp, rgb_name, depth_name = self._rows[self._next]
+        self._next += 1
+        stamp, rgb_name, depth_name = self._rows[index]
         rgb_path = self._root / rgb_name
         rgb = read_color(rgb_path)
         depth = None
@@ -89,8 +93,6 @@ class TumSource(Source):
         camera = fitting(self._camera, rgb_path, rgb)
         if camera is None and self._default_camera is not None and rgb.shape[:2] == (480, 640):
             camera = self._default_camera
-        index = self._next
-        self._next += 1
         return Frame(
             rgb=rgb,
             depth=depth,
