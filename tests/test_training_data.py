@@ -378,3 +378,15 @@ def test_real_data_is_read_whole(data_dir: Path) -> None:
     assert 0.5 < np.median(depth_m) < 10
     tum = open_reader(SetOptions("tum", "tum_fr1_rpy_100"), data_dir)
     assert len(tum) == 100
+
+
+def test_sky_of_a_rendered_frame_is_the_far_end_in_training_only(tmp_path: Path) -> None:
+    frames = opened(tmp_path, kind="synthetic", seeds=[1], frames=2, stride=5)
+    trained, kept = Frames(frames, [0], SPEC, AugmentOptions(mirror=0.0))[0], Frames(frames, [0], SPEC)[0]
+    sky = ~kept["valid"]
+    assert 0.02 < sky.float().mean() < 0.5
+    assert trained["valid"].all()
+    assert (trained["target"][3][sky] == 1).all()  # 80 m
+    assert (trained["input"][3][sky] == -1).all()  # the encoder still sees no reading
+    assert not trained["seen"][sky].any()
+    torch.testing.assert_close(trained["target"][3][~sky], kept["target"][3][~sky])

@@ -3,8 +3,7 @@
 Two ways to set the standard deviation of the likelihood:
 
 * ``sigma=1.0`` (any number): fixed. With 1.0 the likelihood is half the squared error summed over the image,
-  the
-  loss of system "rgbd-vae" by its published recipe.
+  the loss of the published RGB-D VAE on NYU Depth V2 (``configs/rgbd-vae.yaml``).
 * ``sigma="optimal"``: the maximum-likelihood value on the batch, sigma^2 = mean squared error, as in the
   sigma-VAE (Rybkin, Daniilidis, Levine, "Simple and effective VAE training with calibrated decoders", ICML
   2021, section 3.2). Colour, depth that the network saw, and depth that it had to guess each have a sigma of

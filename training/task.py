@@ -39,8 +39,8 @@ class OptimizerOptions:
             zero.
         warmup: part of the run, 0 to 1.
         budget_min: the run ends after so many minutes of training, if its epochs have not ended before, and
-            the
-            schedule follows whichever comes first; 0 for no bound. Minutes of a run that is resumed add up.
+            the schedule follows whichever comes first; 0 for no bound. Minutes of a run that is resumed add
+            up.
     """
 
     lr: float = 1e-4

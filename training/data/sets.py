@@ -33,11 +33,9 @@ class SetOptions:
         name: what metrics and provenance call it; the last part of the path by default.
         licence: for provenance; a manifest's own column goes first.
         weight: how often a frame of this set is drawn, relative to a frame of a set with weight 1.
-        crop: [top, bottom, left, right] of the part of every image that is used, end exclusive; empty for
-            all.
+        crop: [top, bottom, left, right] of the part of every image that is used, end exclusive; empty: all.
         depth_scale: metres per unit of stored depth; 0 takes the format's own (0.001 for pairs, 1/5000 for
-            TUM).
-            NYU depth stored in 8 bits has 9.99547 / 255.
+            TUM). NYU depth stored in 8 bits has 9.99547 / 255.
         max_depth_m: readings beyond are treated as no reading; 0 for no bound.
         height: rows of the cached images; larger images are reduced to it, keeping their shape. 0 keeps them.
         split_file: for "nyu_mat", relative to the data root.
