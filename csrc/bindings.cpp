@@ -353,7 +353,9 @@ PYBIND11_MODULE(_core, m) {
   using namespace edgevae;
   m.doc() = "The native engine of edgevae.";
   m.def("available_isas", &available_isas);
-  m.def("selected_isa", [] { return std::string(select_kernels("").name); });
+  m.def(
+      "selected_isa", [](const std::string& isa) { return std::string(select_kernels(isa).name); },
+      py::arg("isa") = "");
   m.def(
       "infer_shapes",
       [](const py::list& layers, const py::dict& tensors, const std::vector<int>& input, int condition) {

@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _fail(str(error), 2)
         if hasattr(error, "format_message"):  # a usage error of typer, wherever its classes live
             usage = error.format_message()  # empty where the help was printed instead
-            return _fail(f"{usage} Run 'edgevae --help'.", 2) if usage else 2
+            return _fail(f"{usage.rstrip('.')}. Run 'edgevae --help'.", 2) if usage else 2
         return _fail(f"{type(error).__name__}: {error}; --debug shows where.", 1)
 
 

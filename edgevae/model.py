@@ -296,9 +296,13 @@ def load(
         threads = max(1, min(8, len(os.sched_getaffinity(0))))
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
         raise EdgevaeError(f"threads is {threads!r}, wanted a number from 1 to 256.")
+    try:
+        isa = _core.selected_isa(isa)
+    except ValueError as error:
+        raise EdgevaeError(str(error)) from None
     path = Path(DEFAULT_MODEL if path is None else path)
     document, tensors, sha256 = model_file.read(path)
     try:
         return Model(document, tensors, str(path), sha256, threads, isa)
-    except ValueError as error:  # a wrong EDGEVAE_ISA among them
+    except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from None
