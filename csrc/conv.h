@@ -24,12 +24,23 @@ namespace edgevae {
 struct ConvShape {
   int n, ih, iw, ic;
   int oh, ow, oc;
-  int kh, kw, stride, pad_top, pad_left;
-  Padding padding;
-  int out_h, out_w, out_step, out_y, out_x;
-  int shuffle;
+  int kh, kw;
+  int stride = 1, pad_top = 0, pad_left = 0;
+  Padding padding = Padding::kZeros;
+  int out_h, out_w, out_step = 1, out_y = 0, out_x = 0;
+  int shuffle = 1;
   int outputs;  // channels wanted, at most oc: the others are neither computed nor stored
 };
+
+// One image, stride 1, no padding, output in its place: what differs is set by the caller.
+static inline ConvShape conv_shape(int ih, int iw, int ic, int oh, int ow, int oc, int kh, int kw) {
+  ConvShape s;
+  s.n = 1;
+  s.ih = ih, s.iw = iw, s.ic = ic;
+  s.oh = s.out_h = oh, s.ow = s.out_w = ow, s.oc = s.outputs = oc;
+  s.kh = kh, s.kw = kw;
+  return s;
+}
 
 // One implementation of the contract. `packed` is what conv_pack made of weights (oc, ic, kh, kw);
 // its layout belongs to the implementation. n and the image size do not change the packing.

@@ -7,7 +7,6 @@
 // multipliers.
 #include "conv.h"
 
-#include "threads.h"
 #include "tile.h"
 
 namespace edgevae::EDGEVAE_ISA {
@@ -46,13 +45,9 @@ void pack(const ConvShape& s, const float* weights, float* packed) {
   }
 }
 
-constexpr int kSums = kTilePixels * 2 * kLanes;  // one tile of results
-constexpr int kHeader = 16;                      // floats before the packed pixels: which block they are
-
 size_t scratch_floats(const ConvShape& s) {
   const Layout l(s);
-  const Split split(s.n * s.oh * s.ow, l.depth, l.panels, 1);
-  return kHeader + kSums + static_cast<size_t>(split.block) * l.depth;
+  return tile_scratch_floats(Split(s.n * s.oh * s.ow, l.depth, l.panels, 1), l.depth, kSums);
 }
 
 struct Pixel {
@@ -104,48 +99,27 @@ void run(const ConvShape& s, const float* x, const float* packed, const float* b
          Scratch scratch, Pool& pool) {
   const Layout l(s);
   const Split split(s.n * s.oh * s.ow, l.depth, ceil_div(s.outputs, l.width), pool_threads(pool));
-  for (int t = 0; t < pool_threads(pool); ++t) scratch.base[t * scratch.per_thread] = -1.0f;
-
-  parallel_for(pool, split.tasks(), [&](int task, int thread) {
-    float* gathered_block = scratch.base + static_cast<size_t>(thread) * scratch.per_thread;
-    float* sums = gathered_block + kHeader;
-    float* pixels = sums + kSums;
-    const int begin = split.pixel_begin(task), end = split.pixel_end(task);
-    const Tiling tiling(end - begin);
-
-    // Tasks of one block follow each other: a thread that takes several of them gathers once.
-    const float block = static_cast<float>(begin / split.block);
-    if (*gathered_block != block) {
-      for (int t = 0; t < tiling.tiles; ++t) {
-        float* at = pixels + static_cast<size_t>(tiling.begin(t)) * l.depth;
-        for (int p = 0; p < tiling.size(t); ++p) {
-          gather(s, x, begin + tiling.begin(t) + p, l.depth, tiling.size(t), at + p * kDepth);
-        }
-      }
-      *gathered_block = block;
-    }
-
-    for (int panel = split.panel_begin(task); panel < split.panel_end(task); ++panel) {
-      const float* weights = packed + static_cast<size_t>(panel) * l.depth * l.width;
-      const int o = panel * l.width;
-      for (int t = 0; t < tiling.tiles; ++t) {
-        tile_for(tiling.size(t), l.vectors)(
-            l.depth / kDepth, pixels + static_cast<size_t>(tiling.begin(t)) * l.depth, weights, sums);
-        for (int p = 0; p < tiling.size(t); ++p) {
-          const Pixel at(s, begin + tiling.begin(t) + p);
-          const size_t row = static_cast<size_t>(at.b) * s.out_h + s.out_y + at.y * s.out_step;
-          const size_t pixel = row * s.out_w + s.out_x + at.x * s.out_step;
-          if (s.shuffle == 1) {
-            finish(sums + p * l.width, bias + o, s.outputs - o, l.vectors, act, y + pixel * s.oc + o);
-          } else {
-            float values[2 * kLanes];
-            finish(sums + p * l.width, bias + o, s.outputs - o, l.vectors, act, values);
-            shuffle(s, values, o, min_of(l.width, s.outputs - o), pixel, y);
-          }
-        }
+  const auto gather_tile = [&](int first, int size, float* at) {
+    for (int p = 0; p < size; ++p) gather(s, x, first + p, l.depth, size, at + p * kDepth);
+  };
+  const auto multiply = [&](int panel, int first, int size, const float* at, float* sums) {
+    const int o = panel * l.width;
+    tile_for(size, l.vectors)(l.depth / kDepth, at, packed + static_cast<size_t>(panel) * l.depth * l.width,
+                              sums);
+    for (int p = 0; p < size; ++p) {
+      const Pixel to(s, first + p);
+      const size_t row = static_cast<size_t>(to.b) * s.out_h + s.out_y + to.y * s.out_step;
+      const size_t pixel = row * s.out_w + s.out_x + to.x * s.out_step;
+      if (s.shuffle == 1) {
+        finish(sums + p * l.width, bias + o, s.outputs - o, l.vectors, act, y + pixel * s.oc + o);
+      } else {
+        float values[2 * kLanes];
+        finish(sums + p * l.width, bias + o, s.outputs - o, l.vectors, act, values);
+        shuffle(s, values, o, min_of(l.width, s.outputs - o), pixel, y);
       }
     }
-  });
+  };
+  for_each_tile(split, l.depth, kSums, scratch, pool, gather_tile, multiply);
 }
 
 }  // namespace

@@ -238,26 +238,10 @@ class Network::Builder {
   void add_conv(const Layer& layer, const Shape& in, const Shape& out) {
     Step& step = append(Kind::kConv);
     const int kh = layer.weight.shape[2], kw = layer.weight.shape[3];
-    step.conv = {.n = 0,
-                 .ih = in.h,
-                 .iw = in.w,
-                 .ic = in.c,
-                 .oh = out.h,
-                 .ow = out.w,
-                 .oc = out.c,
-                 .kh = kh,
-                 .kw = kw,
-                 .stride = layer.stride,
-                 .pad_top = layer.padding,
-                 .pad_left = layer.padding,
-                 .padding = layer.padding_mode,
-                 .out_h = out.h,
-                 .out_w = out.w,
-                 .out_step = 1,
-                 .out_y = 0,
-                 .out_x = 0,
-                 .shuffle = 1,
-                 .outputs = out.c};
+    step.conv = conv_shape(in.h, in.w, in.c, out.h, out.w, out.c, kh, kw);
+    step.conv.stride = layer.stride;
+    step.conv.pad_top = step.conv.pad_left = layer.padding;
+    step.conv.padding = layer.padding_mode;
     set_bias(layer, step, out.c);
     pack_conv(step, layer.weight.data);
     net_.macs_ += out.floats() * in.c * kh * kw;
@@ -293,26 +277,14 @@ class Network::Builder {
         step.keeps_input = true;
         // A phase without taps (kernel shorter than the stride) is its bias: one tap of zero weight.
         const int th = std::max(1, y.taps), tw = std::max(1, x.taps);
-        step.conv = {.n = 0,
-                     .ih = in.h,
-                     .iw = in.w,
-                     .ic = in.c,
-                     .oh = y.count,
-                     .ow = x.count,
-                     .oc = out.c,
-                     .kh = th,
-                     .kw = tw,
-                     .stride = 1,
-                     .pad_top = y.taps ? y.pad : 0,
-                     .pad_left = x.taps ? x.pad : 0,
-                     .padding = Padding::kZeros,
-                     .out_h = out.h,
-                     .out_w = out.w,
-                     .out_step = stride,
-                     .out_y = py,
-                     .out_x = px,
-                     .shuffle = 1,
-                     .outputs = out.c};
+        step.conv = conv_shape(in.h, in.w, in.c, y.count, x.count, out.c, th, tw);
+        step.conv.pad_top = y.taps ? y.pad : 0;
+        step.conv.pad_left = x.taps ? x.pad : 0;
+        step.conv.out_h = out.h;
+        step.conv.out_w = out.w;
+        step.conv.out_step = stride;
+        step.conv.out_y = py;
+        step.conv.out_x = px;
         std::vector<float> weights(static_cast<size_t>(out.c) * in.c * th * tw, 0.0f);
         for (int o = 0; o < out.c && y.taps && x.taps; ++o)
           for (int i = 0; i < in.c; ++i)
@@ -334,26 +306,7 @@ class Network::Builder {
   void add_linear(const Layer& layer, const Shape& in, const Shape& out) {
     std::vector<float> weights(layer.weight.data, layer.weight.data + out.floats() * in.c);
     Step& step = append(Kind::kConv);
-    step.conv = {.n = 0,
-                 .ih = 1,
-                 .iw = 1,
-                 .ic = in.c,
-                 .oh = 1,
-                 .ow = 1,
-                 .oc = out.c,
-                 .kh = 1,
-                 .kw = 1,
-                 .stride = 1,
-                 .pad_top = 0,
-                 .pad_left = 0,
-                 .padding = Padding::kZeros,
-                 .out_h = 1,
-                 .out_w = 1,
-                 .out_step = 1,
-                 .out_y = 0,
-                 .out_x = 0,
-                 .shuffle = 1,
-                 .outputs = out.c};
+    step.conv = conv_shape(1, 1, in.c, 1, 1, out.c, 1, 1);
     set_bias(layer, step, out.c);
     if (planes_) {  // the input lies in (h, w, c) order: so shall the columns
       for (int o = 0; o < out.c; ++o) {

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "layers.h"
+#include "threads.h"
 #include "vec.h"
 
 namespace edgevae::EDGEVAE_ISA {
@@ -56,6 +57,8 @@ constexpr TileFn tile_of(int pixels, std::integer_sequence<int, P...>) {
   return table[pixels - 1];
 }
 
+inline constexpr int kSums = kTilePixels * 2 * kLanes;  // the largest tile's results
+
 // The tile for 1..kTilePixels pixels.
 static inline TileFn tile_for(int pixels, int vectors) {
   using Sizes = std::make_integer_sequence<int, kTilePixels>;
@@ -95,6 +98,45 @@ struct Split {
   }
   int panel_end(int task) const { return static_cast<int>((task % groups + 1L) * panels / groups); }
 };
+
+// The floats of scratch that for_each_tile needs per thread.
+inline constexpr int kBlockHeader =
+    16;  // which block is gathered; a cache line, so that the rest stays aligned
+
+static inline size_t tile_scratch_floats(const Split& split, size_t pixel_floats, size_t sums) {
+  return kBlockHeader + sums + split.block * pixel_floats;
+}
+
+// Runs a layer as shared out by `split`. Of each block of pixels, tile by tile,
+//   gather(first, size, at)                 packs pixels [first, first + size) to `at`, pixel_floats each;
+//   multiply(panel, first, size, at, sums)  multiplies them with a panel and finishes the results, by way of
+//                                           `sums` floats of scratch.
+// Tasks of one block follow each other: a thread that takes several of them gathers once.
+template <class Gather, class Multiply>
+void for_each_tile(const Split& split, size_t pixel_floats, size_t sums, Scratch scratch, Pool& pool,
+                   Gather gather, Multiply multiply) {
+  for (int t = 0; t < pool_threads(pool); ++t) scratch.base[t * scratch.per_thread] = -1.0f;
+  parallel_for(pool, split.tasks(), [&](int task, int thread) {
+    float* gathered = scratch.base + static_cast<size_t>(thread) * scratch.per_thread;
+    float* results = gathered + kBlockHeader;
+    float* pixels = results + sums;
+    const int begin = split.pixel_begin(task);
+    const Tiling tiling(split.pixel_end(task) - begin);
+    const float block = static_cast<float>(begin / split.block);
+    if (*gathered != block) {
+      for (int t = 0; t < tiling.tiles; ++t) {
+        gather(begin + tiling.begin(t), tiling.size(t), pixels + tiling.begin(t) * pixel_floats);
+      }
+      *gathered = block;
+    }
+    for (int panel = split.panel_begin(task); panel < split.panel_end(task); ++panel) {
+      for (int t = 0; t < tiling.tiles; ++t) {
+        multiply(panel, begin + tiling.begin(t), tiling.size(t), pixels + tiling.begin(t) * pixel_floats,
+                 results);
+      }
+    }
+  });
+}
 
 // Copies `count` floats of one pixel into a packed tile of `tile_pixels` at position k; src null writes
 // zeros. `at` points to the pixel's first row of the tile.

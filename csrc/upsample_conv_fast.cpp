@@ -10,7 +10,6 @@
 // used instead: a 3x3 convolution to 4 x oc phase channels, whose 2x2 patches are then written out. It
 // costs nine vector products too, each with 16 lanes in use.
 #include "conv.h"
-#include "threads.h"
 #include "tile.h"
 #include "upsample_conv.h"
 
@@ -25,27 +24,14 @@ constexpr int kProducts = 9;
 bool use_phases(const UpsampleConvShape& s) { return 4 * s.oc <= kLanes; }
 
 ConvShape phase_conv(const UpsampleConvShape& s) {
-  const int oc = 4 * s.oc;
-  return {.n = s.n,
-          .ih = s.ih,
-          .iw = s.iw,
-          .ic = s.ic,
-          .oh = s.ih,
-          .ow = s.iw,
-          .oc = oc,
-          .kh = 3,
-          .kw = 3,
-          .stride = 1,
-          .pad_top = 1,
-          .pad_left = 1,
-          .padding = s.padding,
-          .out_h = 2 * s.ih,
-          .out_w = 2 * s.iw,
-          .out_step = 2,
-          .out_y = 0,
-          .out_x = 0,
-          .shuffle = 2,
-          .outputs = oc};
+  ConvShape c = conv_shape(s.ih, s.iw, s.ic, s.ih, s.iw, 4 * s.oc, 3, 3);
+  c.n = s.n;
+  c.pad_top = c.pad_left = 1;
+  c.padding = s.padding;
+  c.out_h = 2 * s.ih;
+  c.out_w = 2 * s.iw;
+  c.out_step = c.shuffle = 2;
+  return c;
 }
 
 struct Layout {
@@ -132,14 +118,11 @@ void pack(const UpsampleConvShape& s, const float* weights, float* packed) {
   }
 }
 
-constexpr int kSums = kTilePixels * 2 * kLanes;
-constexpr int kHeader = 16;
-
 size_t scratch_floats(const UpsampleConvShape& s) {
   if (use_phases(s)) return conv.scratch_floats(phase_conv(s));
   const Layout l(s);
   const Split split(s.n * s.ih * s.iw, kProducts * l.depth, l.panels, 1);
-  return kHeader + kProducts * kSums + static_cast<size_t>(split.block) * kProducts * l.depth;
+  return tile_scratch_floats(split, kProducts * l.depth, kProducts * kSums);
 }
 
 // The 3x3 neighbourhood of one input pixel; null reads zero.
@@ -212,67 +195,44 @@ void run(const UpsampleConvShape& s, const float* x, const float* packed, const 
     return;
   }
   const Layout l(s);
-  const size_t pixel_floats = static_cast<size_t>(kProducts) * l.depth;
   const Split split(s.n * s.ih * s.iw, kProducts * l.depth, l.panels, pool_threads(pool));
-  for (int t = 0; t < pool_threads(pool); ++t) scratch.base[t * scratch.per_thread] = -1.0f;
-
-  parallel_for(pool, split.tasks(), [&](int task, int thread) {
-    float* gathered_block = scratch.base + static_cast<size_t>(thread) * scratch.per_thread;
-    float* sums = gathered_block + kHeader;
-    float* pixels = sums + kProducts * kSums;
-    const int begin = split.pixel_begin(task), end = split.pixel_end(task);
-    const Tiling tiling(end - begin);
-
-    const float block = static_cast<float>(begin / split.block);
-    if (*gathered_block != block) {
-      for (int t = 0; t < tiling.tiles; ++t) {
-        float* at = pixels + tiling.begin(t) * pixel_floats;
-        const int size = tiling.size(t);
-        for (int p = 0; p < size; ++p) {
-          gather(s, Neighbours(s, x, begin + tiling.begin(t) + p), static_cast<size_t>(size) * l.depth,
-                 static_cast<size_t>(size) * kDepth, at + p * kDepth);
-        }
-      }
-      *gathered_block = block;
+  const auto gather_tile = [&](int first, int size, float* at) {
+    for (int p = 0; p < size; ++p) {
+      gather(s, Neighbours(s, x, first + p), static_cast<size_t>(size) * l.depth,
+             static_cast<size_t>(size) * kDepth, at + p * kDepth);
     }
-
-    for (int panel = split.panel_begin(task); panel < split.panel_end(task); ++panel) {
-      const float* weights = packed + panel * l.panel_floats();
-      for (int t = 0; t < tiling.tiles; ++t) {
-        const int size = tiling.size(t);
-        const TileFn multiply = tile_for(size, l.vectors);
-        for (int product = 0; product < kProducts; ++product) {
-          multiply(l.depth / kDepth,
-                   pixels + tiling.begin(t) * pixel_floats + static_cast<size_t>(product) * size * l.depth,
+  };
+  const auto multiply = [&](int panel, int first, int size, const float* at, float* sums) {
+    const float* weights = packed + panel * l.panel_floats();
+    const TileFn tile_product = tile_for(size, l.vectors);
+    for (int product = 0; product < kProducts; ++product) {
+      tile_product(l.depth / kDepth, at + static_cast<size_t>(product) * size * l.depth,
                    weights + static_cast<size_t>(product) * l.depth * l.width, sums + product * kSums);
-        }
-        for (int p = 0; p < size; ++p) {
-          const int index = begin + tiling.begin(t) + p;
-          const int px = index % s.iw, row = index / s.iw;  // rows of the batch follow each other
-          float* corner = y + (static_cast<size_t>(2 * row) * 2 * s.iw + 2 * px) * s.oc + panel * l.width;
-          const size_t below = static_cast<size_t>(2) * s.iw * s.oc;
-          for (int v = 0; v < l.vectors; ++v) {
-            const int o = panel * l.width + v * kLanes, left = s.oc - o;
-            if (left <= 0) break;
-            const vf b = left >= kLanes ? load(bias + o) : load_first(bias + o, left);
-            const Patch patch(sums + (p * l.vectors + v) * kLanes, kSums, b);
-            const auto put_at = [&](float* to, vf value) {
-              if (left >= kLanes) {
-                store(to, activate(value, act));
-              } else {
-                store_first(to, activate(value, act), left);
-              }
-            };
-            float* to = corner + v * kLanes;
-            put_at(to, patch.y00);
-            put_at(to + s.oc, patch.y01);
-            put_at(to + below, patch.y10);
-            put_at(to + below + s.oc, patch.y11);
+    }
+    for (int p = 0; p < size; ++p) {
+      const int column = (first + p) % s.iw, row = (first + p) / s.iw;  // rows of the batch follow each other
+      for (int v = 0; v < l.vectors; ++v) {
+        const int o = panel * l.width + v * kLanes, left = s.oc - o;
+        if (left <= 0) break;
+        const vf b = left >= kLanes ? load(bias + o) : load_first(bias + o, left);
+        const Patch patch(sums + (p * l.vectors + v) * kLanes, kSums, b);
+        const auto put_at = [&](float* to, vf value) {
+          if (left >= kLanes) {
+            store(to, activate(value, act));
+          } else {
+            store_first(to, activate(value, act), left);
           }
-        }
+        };
+        float* corner = y + (static_cast<size_t>(2 * row) * 2 * s.iw + 2 * column) * s.oc + o;
+        float* below = corner + static_cast<size_t>(2) * s.iw * s.oc;
+        put_at(corner, patch.y00);
+        put_at(corner + s.oc, patch.y01);
+        put_at(below, patch.y10);
+        put_at(below + s.oc, patch.y11);
       }
     }
-  });
+  };
+  for_each_tile(split, kProducts * l.depth, kProducts * kSums, scratch, pool, gather_tile, multiply);
 }
 
 }  // namespace
