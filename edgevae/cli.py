@@ -303,23 +303,28 @@ def export(
 def bench(
     model: ModelOption = None,
     against: Annotated[
-        list[str] | None,
+        str | None,
         typer.Option(
-            metavar="ENGINE",
-            help="torch or torchscript, repeatable; 'none' for edgevae alone; default: those installed.",
+            metavar="ENGINES",
+            help="torch,torchscript or one of them; 'none' for edgevae alone; default: those installed.",
         ),
     ] = None,
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(metavar="N", help="Timed calls of each engine.")] = 50,
     batch: Annotated[int, typer.Option(metavar="N", help="Frames in a call.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")
+    ] = None,
 ) -> None:
     """Time the engine on this machine, beside PyTorch if it is there."""
     from .bench import run_bench
+    from .files import write_json
 
-    engines = [engine for engine in against if engine != "none"] if against else None
+    engines = None if against is None else [name for name in against.split(",") if name not in ("", "none")]
     report = run_bench(model, against=engines, threads=threads, rounds=rounds, batch=batch)
-    print(json.dumps(report.document(), indent=2) if as_json else report)
+    print(report)
+    if json_path is not None:
+        write_json(json_path, report.document())
 
 
 @app.command()

@@ -456,11 +456,13 @@ sys.exit(f"loaded {heavy}" if heavy else code)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_bench_without_torch(tiny_model_path: Path) -> None:
-    done = run("bench", "--model", tiny_model_path, "--rounds", 3)
+def test_bench_without_torch(tiny_model_path: Path, tmp_path: Path) -> None:
+    done = run("bench", "--model", tiny_model_path, "--rounds", 3, "--json", tmp_path / "b.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert "encode" in done.stdout
     assert "decode" in done.stdout
+    timings = json.loads((tmp_path / "b.json").read_text())["timings"]
+    assert {t["operation"] for t in timings} >= {"encode", "decode"}
     refused = run("bench", "--model", tiny_model_path, "--rounds", 3, "--against", "torch")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
