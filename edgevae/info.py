@@ -126,8 +126,14 @@ def _layer_table(title: str, layers: list[dict[str, Any]]) -> Table:
 def _provenance_table(provenance: dict[str, Any]) -> Table:
     rows: list[tuple[str, str]] = []
     for data in provenance.get("data", []):
-        pairs = f", {data['pairs']} pairs" if "pairs" in data else ""
-        rows.append((f"data: {data.get('name', 'unnamed')}", f"{data.get('licence', 'not stated')}{pairs}"))
+        parts = [str(data.get("licence", "not stated"))]
+        if "pairs" in data:
+            parts.append(f"{data['pairs']} pairs")
+        scenes = data.get("scenes")
+        if isinstance(scenes, list) and scenes and scenes != [data.get("name")]:
+            few = len(scenes) <= 4
+            parts.append(" and ".join(map(str, scenes)) if few else f"{len(scenes)} scenes")
+        rows.append((f"data: {data.get('name', 'unnamed')}", ", ".join(parts)))
     for name, value in provenance.get("metrics", {}).items():
         rows.append((f"metric: {name}", f"{value:.6g}" if isinstance(value, float) else str(value)))
     for key, value in provenance.items():
