@@ -21,6 +21,7 @@ struct CacheLineAllocator {
   bool operator==(const CacheLineAllocator&) const { return true; }
 };
 
+using Bytes = std::vector<std::byte, CacheLineAllocator<std::byte>>;
 using Floats = std::vector<float, CacheLineAllocator<float>>;
 
 }  // namespace edgevae

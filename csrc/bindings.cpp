@@ -29,6 +29,13 @@ Padding padding_of(const std::string& name) {
   throw error("padding_mode is '" + name + "', wanted zeros or replicate.");
 }
 
+Precision precision_of(const std::string& name) {
+  if (name == "exact") return Precision::kExact;
+  if (name == "fp32") return Precision::kFloat32;
+  if (name == "fp16") return Precision::kFloat16;
+  throw error("precision is '" + name + "', wanted exact, fp32 or fp16.");
+}
+
 Activation activation_of(const py::dict& d) {
   const std::string kind = choice(d, "kind");
   if (kind == "relu") return {ActivationKind::kRelu, 0};
@@ -166,10 +173,10 @@ class PyPool {
 class PyNetwork {
  public:
   PyNetwork(const py::list& list, const py::dict& tensors, const std::vector<int>& input, int condition,
-            std::shared_ptr<PyPool> pool, const std::string& isa)
+            std::shared_ptr<PyPool> pool, const std::string& isa, const std::string& precision)
       : pool_(std::move(pool)),
-        network_(Layers(list, tensors).layers, image_shape(input), condition, select_kernels(isa),
-                 pool_->pool) {
+        network_(Layers(list, tensors).layers, image_shape(input), condition, precision_of(precision),
+                 select_kernels(isa), pool_->pool) {
     if (list.empty()) throw error("a network needs at least one layer.");
   }
 
@@ -375,9 +382,9 @@ PYBIND11_MODULE(_core, m) {
   py::class_<PyPool, std::shared_ptr<PyPool>>(m, "Pool").def(py::init<int>(), py::arg("threads"));
   py::class_<PyNetwork>(m, "Network")
       .def(py::init<const py::list&, const py::dict&, const std::vector<int>&, int, std::shared_ptr<PyPool>,
-                    const std::string&>(),
+                    const std::string&, const std::string&>(),
            py::arg("layers"), py::arg("tensors"), py::arg("input_shape"), py::arg("condition"),
-           py::arg("pool"), py::arg("isa") = "")
+           py::arg("pool"), py::arg("isa") = "", py::arg("precision") = "exact")
       .def("run", &PyNetwork::run, py::arg("x"), py::arg("condition") = py::none(),
            py::arg("outputs") = py::none())
       .def("encode_frame", &PyNetwork::encode_frame, py::arg("rgb"), py::arg("depth"), py::arg("depth_scale"),

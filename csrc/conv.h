@@ -29,6 +29,7 @@ struct ConvShape {
   Padding padding = Padding::kZeros;
   int out_h, out_w, out_step = 1, out_y = 0, out_x = 0;
   int shuffle = 1;
+  WeightType weights = WeightType::kFloat32;
   int outputs;  // channels wanted, at most oc: the others are neither computed nor stored
 };
 
@@ -45,10 +46,10 @@ static inline ConvShape conv_shape(int ih, int iw, int ic, int oh, int ow, int o
 // One implementation of the contract. `packed` is what conv_pack made of weights (oc, ic, kh, kw);
 // its layout belongs to the implementation. n and the image size do not change the packing.
 struct ConvKernel {
-  size_t (*packed_floats)(const ConvShape&);
-  void (*pack)(const ConvShape&, const float* weights, float* packed);
+  size_t (*packed_bytes)(const ConvShape&);
+  void (*pack)(const ConvShape&, const float* weights, void* packed);
   size_t (*scratch_floats)(const ConvShape&);  // per thread
-  void (*run)(const ConvShape&, const float* x, const float* packed, const float* bias, Activation, float* y,
+  void (*run)(const ConvShape&, const float* x, const void* packed, const float* bias, Activation, float* y,
               Scratch, Pool&);
 };
 

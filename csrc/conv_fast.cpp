@@ -25,21 +25,23 @@ struct Layout {
         panels(ceil_div(s.oc, width)) {}
 };
 
-size_t packed_floats(const ConvShape& s) {
+size_t packed_bytes(const ConvShape& s) {
   const Layout l(s);
-  return static_cast<size_t>(l.panels) * l.depth * l.width;
+  return static_cast<size_t>(l.panels) * l.depth * l.width * weight_bytes(s.weights);
 }
 
 // (oc, ic, kh, kw) to [panel][ky][kx][ic][lane], zeros where a panel or the depth is not full.
-void pack(const ConvShape& s, const float* weights, float* packed) {
+void pack(const ConvShape& s, const float* weights, void* packed) {
   const Layout l(s);
+  size_t index = 0;
   for (int panel = 0; panel < l.panels; ++panel) {
     for (int k = 0; k < l.depth; ++k) {
       const int i = k % s.ic, tap = k / s.ic;
       for (int lane = 0; lane < l.width; ++lane) {
         const int o = panel * l.width + lane;
         const bool exists = o < s.oc && tap < s.kh * s.kw;
-        *packed++ = exists ? weights[(static_cast<size_t>(o) * s.ic + i) * s.kh * s.kw + tap] : 0.0f;
+        const float w = exists ? weights[(static_cast<size_t>(o) * s.ic + i) * s.kh * s.kw + tap] : 0.0f;
+        set_weight(packed, index++, w, s.weights);
       }
     }
   }
@@ -95,7 +97,7 @@ void shuffle(const ConvShape& s, const float* values, int o, int count, size_t p
   }
 }
 
-void run(const ConvShape& s, const float* x, const float* packed, const float* bias, Activation act, float* y,
+void run(const ConvShape& s, const float* x, const void* packed, const float* bias, Activation act, float* y,
          Scratch scratch, Pool& pool) {
   const Layout l(s);
   const Split split(s.n * s.oh * s.ow, l.depth, ceil_div(s.outputs, l.width), pool_threads(pool));
@@ -104,8 +106,9 @@ void run(const ConvShape& s, const float* x, const float* packed, const float* b
   };
   const auto multiply = [&](int panel, int first, int size, const float* at, float* sums) {
     const int o = panel * l.width;
-    tile_for(size, l.vectors)(l.depth / kDepth, at, packed + static_cast<size_t>(panel) * l.depth * l.width,
-                              sums);
+    const size_t first_weight = static_cast<size_t>(panel) * l.depth * l.width;
+    tile_for(size, l.vectors, s.weights)(l.depth / kDepth, at, weights_at(packed, first_weight, s.weights),
+                                         sums);
     for (int p = 0; p < size; ++p) {
       const Pixel to(s, first + p);
       const size_t row = static_cast<size_t>(to.b) * s.out_h + s.out_y + to.y * s.out_step;
@@ -125,6 +128,6 @@ void run(const ConvShape& s, const float* x, const float* packed, const float* b
 }  // namespace
 
 extern const ConvKernel conv;
-const ConvKernel conv = {packed_floats, pack, scratch_floats, run};
+const ConvKernel conv = {packed_bytes, pack, scratch_floats, run};
 
 }  // namespace edgevae::EDGEVAE_ISA

@@ -2,23 +2,25 @@
 #include "conv.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "pointwise_ref.h"
 
 namespace edgevae::reference {
 namespace {
 
-size_t packed_floats(const ConvShape& s) { return static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw; }
+size_t packed_bytes(const ConvShape& s) {
+  return static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw * sizeof(float);
+}
 
-void pack(const ConvShape& s, const float* weights, float* packed) {
-  std::memcpy(packed, weights, packed_floats(s) * sizeof(float));
+void pack(const ConvShape& s, const float* weights, void* packed) {
+  copy_weights(weights, packed_bytes(s) / sizeof(float), s.weights, static_cast<float*>(packed));
 }
 
 size_t scratch_floats(const ConvShape&) { return 0; }
 
-void run(const ConvShape& s, const float* x, const float* w, const float* bias, Activation act, float* y,
+void run(const ConvShape& s, const float* x, const void* packed, const float* bias, Activation act, float* y,
          Scratch, Pool&) {
+  const float* w = static_cast<const float*>(packed);
   const bool replicate = s.padding == Padding::kReplicate;
   for (int b = 0; b < s.n; ++b)
     for (int oy = 0; oy < s.oh; ++oy)
@@ -47,6 +49,6 @@ void run(const ConvShape& s, const float* x, const float* w, const float* bias, 
 }  // namespace
 
 extern const ConvKernel conv;
-const ConvKernel conv = {packed_floats, pack, scratch_floats, run};
+const ConvKernel conv = {packed_bytes, pack, scratch_floats, run};
 
 }  // namespace edgevae::reference

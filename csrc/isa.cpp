@@ -36,7 +36,8 @@ const std::vector<Kernels>& runnable() {
     }
 #endif
 #ifdef EDGEVAE_HAVE_avx2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(avx2::kernels());
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+      found.push_back(avx2::kernels());
 #endif
     found.push_back(generic::kernels());
     found.push_back(reference::kernels());

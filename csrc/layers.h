@@ -12,6 +12,9 @@ namespace edgevae {
 
 class Pool;
 
+// How a layer keeps its packed weights; arithmetic is float32 in either case.
+enum class WeightType { kFloat32, kFloat16 };
+
 enum class Padding { kZeros, kReplicate };
 
 enum class ActivationKind { kNone, kRelu, kLeakyRelu, kTanh, kSigmoid, kSoftplus };

@@ -6,6 +6,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "half.h"
+
 namespace edgevae {
 namespace {
 
@@ -185,8 +187,7 @@ class Network::Builder {
     if (!in.image) restore_planes();
     net_.output_ = in;
     for (const Step& step : net_.steps_) {
-      net_.weight_bytes_ +=
-          static_cast<std::int64_t>((step.weights.size() + step.bias.size()) * sizeof(float));
+      net_.weight_bytes_ += static_cast<std::int64_t>(step.weights.size() + step.bias.size() * sizeof(float));
     }
   }
 
@@ -230,8 +231,26 @@ class Network::Builder {
     if (layer.bias.data != nullptr) std::copy_n(layer.bias.data, count, step.bias.data());
   }
 
+  WeightType weight_type(const float* weights, size_t count, bool used_as_they_are) const {
+    if (net_.precision_ == Precision::kFloat32) return WeightType::kFloat32;
+    if (net_.precision_ == Precision::kExact) {
+      const auto fits = [](float w) { return std::abs(w) <= kLargestHalf && from_half(to_half(w)) == w; };
+      const bool exact = used_as_they_are && std::all_of(weights, weights + count, fits);
+      return exact ? WeightType::kFloat16 : WeightType::kFloat32;
+    }
+    // A transformed weight is a sum of up to nine.
+    const float largest = used_as_they_are ? kLargestHalf : kLargestHalf / 9;
+    if (!std::all_of(weights, weights + count, [=](float w) { return std::abs(w) <= largest; })) {
+      throw std::invalid_argument("layer " + std::to_string(at_) + " (" + layers_[at_].op +
+                                  ") has weights beyond the range of fp16; use fp32.");
+    }
+    return WeightType::kFloat16;
+  }
+
   void pack_conv(Step& step, const float* weights) {
-    step.weights.resize(net_.kernels_.conv.packed_floats(step.conv));
+    const ConvShape& s = step.conv;
+    step.conv.weights = weight_type(weights, static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw, true);
+    step.weights.resize(net_.kernels_.conv.packed_bytes(step.conv));
     net_.kernels_.conv.pack(step.conv, weights, step.weights.data());
   }
 
@@ -249,9 +268,10 @@ class Network::Builder {
 
   void add_upsample_conv(const Layer& layer, const Shape& in, const Shape& out) {
     Step& step = append(Kind::kUpsampleConv);
-    step.upsample = {0, in.h, in.w, in.c, out.c, layer.padding_mode};
+    step.upsample = {0, in.h, in.w, in.c, out.c, layer.padding_mode, WeightType::kFloat32};
     set_bias(layer, step, out.c);
-    step.weights.resize(net_.kernels_.upsample_conv.packed_floats(step.upsample));
+    step.upsample.weights = weight_type(layer.weight.data, static_cast<size_t>(out.c) * in.c * 9, false);
+    step.weights.resize(net_.kernels_.upsample_conv.packed_bytes(step.upsample));
     net_.kernels_.upsample_conv.pack(step.upsample, layer.weight.data, step.weights.data());
     net_.macs_ += out.floats() * in.c * 9;
   }
@@ -381,9 +401,9 @@ class Network::Builder {
   bool image_in_order_ = false;
 };
 
-Network::Network(const std::vector<Layer>& layers, Shape input, int condition, const Kernels& kernels,
-                 std::shared_ptr<Pool> pool)
-    : input_(input), condition_(condition), kernels_(kernels), pool_(std::move(pool)) {
+Network::Network(const std::vector<Layer>& layers, Shape input, int condition, Precision precision,
+                 const Kernels& kernels, std::shared_ptr<Pool> pool)
+    : input_(input), condition_(condition), precision_(precision), kernels_(kernels), pool_(std::move(pool)) {
   Builder(*this, layers).build();
 }
 

@@ -45,10 +45,14 @@ struct Shape {
 // that does not fit: "layer 3 (conv2d): ...".
 std::vector<Shape> infer_shapes(const std::vector<Layer>& layers, Shape input, int condition);
 
+// How weights are kept. kExact: as half-precision numbers where that loses nothing (a file stored as fp16, a
+// layer that uses its weights as they are), else as float32; the results are those of float32.
+enum class Precision { kExact, kFloat32, kFloat16 };
+
 class Network {
  public:
-  Network(const std::vector<Layer>& layers, Shape input, int condition, const Kernels& kernels,
-          std::shared_ptr<Pool> pool);
+  Network(const std::vector<Layer>& layers, Shape input, int condition, Precision precision,
+          const Kernels& kernels, std::shared_ptr<Pool> pool);
 
   Shape input() const { return input_; }
   Shape output() const { return output_; }
@@ -81,13 +85,15 @@ class Network {
     MaxPoolShape pool{};
     Shape shape{};  // of the other kinds: the input
     Activation activation{};
-    Floats weights, bias;
+    Bytes weights;
+    Floats bias;
     bool keeps_input = false;  // one of several steps that fill the same output
   };
   class Builder;
 
   Shape input_, output_;
   int condition_;
+  Precision precision_;
   const Kernels& kernels_;
   std::shared_ptr<Pool> pool_;
   std::vector<Step> steps_;

@@ -1,8 +1,9 @@
-// The activation functions in double, for the reference kernels.
+// What the reference kernels share: the activation functions in double, and weights rounded to their type.
 #pragma once
 
 #include <cmath>
 
+#include "half.h"
 #include "layers.h"
 
 namespace edgevae::reference {
@@ -23,6 +24,11 @@ inline double activate(double x, Activation act) {
       break;
   }
   return x;
+}
+
+inline void copy_weights(const float* from, size_t count, WeightType type, float* to) {
+  for (size_t i = 0; i < count; ++i)
+    to[i] = type == WeightType::kFloat16 ? from_half(to_half(from[i])) : from[i];
 }
 
 }  // namespace edgevae::reference

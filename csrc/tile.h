@@ -13,6 +13,7 @@
 
 #include <utility>
 
+#include "half.h"
 #include "layers.h"
 #include "threads.h"
 #include "vec.h"
@@ -29,14 +30,15 @@ static inline int max_of(int a, int b) { return a > b ? a : b; }
 // Vectors in a panel: one where the layer has no more channels than that, else two.
 static inline int panel_vectors(int channels) { return channels <= kLanes ? 1 : 2; }
 
-template <int P, int NV>
-void tile(int blocks, const float* a, const float* b, float* c) {
+template <int P, int NV, class W>
+void tile(int blocks, const float* a, const void* weights, float* c) {
+  const W* b = static_cast<const W*>(weights);
   vf acc[P][NV] = {};
   for (; blocks > 0; --blocks, a += P * kDepth, b += kDepth * NV * kLanes) {
 #pragma GCC unroll 4
     for (int k = 0; k < kDepth; ++k) {
       vf w[NV];
-      for (int v = 0; v < NV; ++v) w[v] = load(b + (k * NV + v) * kLanes);
+      for (int v = 0; v < NV; ++v) w[v] = load_weights(b + (k * NV + v) * kLanes);
       for (int p = 0; p < P; ++p) {
         const vf x = broadcast(a[p * kDepth + k]);
         for (int v = 0; v < NV; ++v) acc[p][v] += x * w[v];
@@ -49,20 +51,38 @@ void tile(int blocks, const float* a, const float* b, float* c) {
 }
 
 // c (P, NV * kLanes) = a packed by rows of kDepth, times a panel.
-using TileFn = void (*)(int blocks, const float* a, const float* b, float* c);
+using TileFn = void (*)(int blocks, const float* a, const void* weights, float* c);
 
-template <int NV, int... P>
+template <int NV, class W, int... P>
 constexpr TileFn tile_of(int pixels, std::integer_sequence<int, P...>) {
-  constexpr TileFn table[] = {tile<P + 1, NV>...};
+  constexpr TileFn table[] = {tile<P + 1, NV, W>...};
   return table[pixels - 1];
 }
 
 inline constexpr int kSums = kTilePixels * 2 * kLanes;  // the largest tile's results
 
 // The tile for 1..kTilePixels pixels.
-static inline TileFn tile_for(int pixels, int vectors) {
+static inline TileFn tile_for(int pixels, int vectors, WeightType type) {
   using Sizes = std::make_integer_sequence<int, kTilePixels>;
-  return vectors == 1 ? tile_of<1>(pixels, Sizes{}) : tile_of<2>(pixels, Sizes{});
+  if (type == WeightType::kFloat16) {
+    return vectors == 1 ? tile_of<1, uint16_t>(pixels, Sizes{}) : tile_of<2, uint16_t>(pixels, Sizes{});
+  }
+  return vectors == 1 ? tile_of<1, float>(pixels, Sizes{}) : tile_of<2, float>(pixels, Sizes{});
+}
+
+// Packed weights of either type, by index.
+static inline size_t weight_bytes(WeightType type) { return type == WeightType::kFloat16 ? 2 : 4; }
+
+static inline void set_weight(void* packed, size_t index, float value, WeightType type) {
+  if (type == WeightType::kFloat16) {
+    static_cast<uint16_t*>(packed)[index] = to_half(value);
+  } else {
+    static_cast<float*>(packed)[index] = value;
+  }
+}
+
+static inline const void* weights_at(const void* packed, size_t index, WeightType type) {
+  return static_cast<const char*>(packed) + index * weight_bytes(type);
 }
 
 // `pixels` cut into the fewest tiles of at most kTilePixels, as even as can be.

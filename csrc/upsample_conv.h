@@ -44,14 +44,15 @@ struct UpsampleConvShape {
   int n, ih, iw, ic;  // the output is (n, 2 ih, 2 iw, oc)
   int oc;
   Padding padding;
+  WeightType weights;
 };
 
 // As ConvKernel; weights are (oc, ic, 3, 3).
 struct UpsampleConvKernel {
-  size_t (*packed_floats)(const UpsampleConvShape&);
-  void (*pack)(const UpsampleConvShape&, const float* weights, float* packed);
+  size_t (*packed_bytes)(const UpsampleConvShape&);
+  void (*pack)(const UpsampleConvShape&, const float* weights, void* packed);
   size_t (*scratch_floats)(const UpsampleConvShape&);
-  void (*run)(const UpsampleConvShape&, const float* x, const float* packed, const float* bias, Activation,
+  void (*run)(const UpsampleConvShape&, const float* x, const void* packed, const float* bias, Activation,
               float* y, Scratch, Pool&);
 };
 

@@ -28,6 +28,7 @@ ConvShape phase_conv(const UpsampleConvShape& s) {
   c.n = s.n;
   c.pad_top = c.pad_left = 1;
   c.padding = s.padding;
+  c.weights = s.weights;
   c.out_h = 2 * s.ih;
   c.out_w = 2 * s.iw;
   c.out_step = c.shuffle = 2;
@@ -42,13 +43,13 @@ struct Layout {
         vectors(panel_vectors(s.oc)),
         width(vectors * kLanes),
         panels(ceil_div(s.oc, width)) {}
-  size_t panel_floats() const { return static_cast<size_t>(kProducts) * depth * width; }
+  size_t panel_weights() const { return static_cast<size_t>(kProducts) * depth * width; }
 };
 
-size_t packed_floats(const UpsampleConvShape& s) {
-  if (use_phases(s)) return conv.packed_floats(phase_conv(s));
+size_t packed_bytes(const UpsampleConvShape& s) {
+  if (use_phases(s)) return conv.packed_bytes(phase_conv(s));
   const Layout l(s);
-  return l.panels * l.panel_floats();
+  return l.panels * l.panel_weights() * weight_bytes(s.weights);
 }
 
 // Transforms one 3x3 kernel: ss, sa, sc, as, cs, aa, ac, ca, cc.
@@ -75,7 +76,7 @@ void transform(const float* g, float* out) {
 }
 
 // (oc, ic, 3, 3) to (4 oc, ic, 3, 3): of phase (py, px) the taps that fall on the same input pixel, summed.
-void pack_phases(const UpsampleConvShape& s, const float* weights, float* packed) {
+void pack_phases(const UpsampleConvShape& s, const float* weights, void* packed) {
   const ConvShape shape = phase_conv(s);
   const size_t count = static_cast<size_t>(shape.oc) * s.ic * 9;
   float* merged = static_cast<float*>(__builtin_calloc(count, sizeof(float)));
@@ -102,17 +103,17 @@ void pack_phases(const UpsampleConvShape& s, const float* weights, float* packed
 }
 
 // (oc, ic, 3, 3) to [panel][product][ic][lane].
-void pack(const UpsampleConvShape& s, const float* weights, float* packed) {
+void pack(const UpsampleConvShape& s, const float* weights, void* packed) {
   if (use_phases(s)) return pack_phases(s, weights, packed);
   const Layout l(s);
-  __builtin_memset(packed, 0, packed_floats(s) * sizeof(float));
+  __builtin_memset(packed, 0, packed_bytes(s));
   for (int o = 0; o < s.oc; ++o) {
-    float* panel = packed + o / l.width * l.panel_floats() + o % l.width;
+    const size_t panel = o / l.width * l.panel_weights() + o % l.width;
     for (int i = 0; i < s.ic; ++i) {
       float products[kProducts];
       transform(weights + (static_cast<size_t>(o) * s.ic + i) * 9, products);
       for (int p = 0; p < kProducts; ++p) {
-        panel[(static_cast<size_t>(p) * l.depth + i) * l.width] = products[p];
+        set_weight(packed, panel + (static_cast<size_t>(p) * l.depth + i) * l.width, products[p], s.weights);
       }
     }
   }
@@ -186,7 +187,7 @@ struct Patch {
   }
 };
 
-void run(const UpsampleConvShape& s, const float* x, const float* packed, const float* bias, Activation act,
+void run(const UpsampleConvShape& s, const float* x, const void* packed, const float* bias, Activation act,
          float* y, Scratch scratch, Pool& pool) {
   if (use_phases(s)) {
     float biases[kLanes];
@@ -203,11 +204,13 @@ void run(const UpsampleConvShape& s, const float* x, const float* packed, const 
     }
   };
   const auto multiply = [&](int panel, int first, int size, const float* at, float* sums) {
-    const float* weights = packed + panel * l.panel_floats();
-    const TileFn tile_product = tile_for(size, l.vectors);
+    const TileFn tile_product = tile_for(size, l.vectors, s.weights);
     for (int product = 0; product < kProducts; ++product) {
-      tile_product(l.depth / kDepth, at + static_cast<size_t>(product) * size * l.depth,
-                   weights + static_cast<size_t>(product) * l.depth * l.width, sums + product * kSums);
+      tile_product(
+          l.depth / kDepth, at + static_cast<size_t>(product) * size * l.depth,
+          weights_at(packed, panel * l.panel_weights() + static_cast<size_t>(product) * l.depth * l.width,
+                     s.weights),
+          sums + product * kSums);
     }
     for (int p = 0; p < size; ++p) {
       const int column = (first + p) % s.iw, row = (first + p) / s.iw;  // rows of the batch follow each other
@@ -238,6 +241,6 @@ void run(const UpsampleConvShape& s, const float* x, const float* packed, const 
 }  // namespace
 
 extern const UpsampleConvKernel upsample_conv;
-const UpsampleConvKernel upsample_conv = {packed_floats, pack, scratch_floats, run};
+const UpsampleConvKernel upsample_conv = {packed_bytes, pack, scratch_floats, run};
 
 }  // namespace edgevae::EDGEVAE_ISA

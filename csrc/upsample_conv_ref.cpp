@@ -2,23 +2,25 @@
 #include "upsample_conv.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "pointwise_ref.h"
 
 namespace edgevae::reference {
 namespace {
 
-size_t packed_floats(const UpsampleConvShape& s) { return static_cast<size_t>(s.oc) * s.ic * 9; }
+size_t packed_bytes(const UpsampleConvShape& s) {
+  return static_cast<size_t>(s.oc) * s.ic * 9 * sizeof(float);
+}
 
-void pack(const UpsampleConvShape& s, const float* weights, float* packed) {
-  std::memcpy(packed, weights, packed_floats(s) * sizeof(float));
+void pack(const UpsampleConvShape& s, const float* weights, void* packed) {
+  copy_weights(weights, packed_bytes(s) / sizeof(float), s.weights, static_cast<float*>(packed));
 }
 
 size_t scratch_floats(const UpsampleConvShape&) { return 0; }
 
-void run(const UpsampleConvShape& s, const float* x, const float* w, const float* bias, Activation act,
+void run(const UpsampleConvShape& s, const float* x, const void* packed, const float* bias, Activation act,
          float* y, Scratch, Pool&) {
+  const float* w = static_cast<const float*>(packed);
   const int oh = 2 * s.ih, ow = 2 * s.iw;
   for (int b = 0; b < s.n; ++b)
     for (int oy = 0; oy < oh; ++oy)
@@ -45,6 +47,6 @@ void run(const UpsampleConvShape& s, const float* x, const float* w, const float
 }  // namespace
 
 extern const UpsampleConvKernel upsample_conv;
-const UpsampleConvKernel upsample_conv = {packed_floats, pack, scratch_floats, run};
+const UpsampleConvKernel upsample_conv = {packed_bytes, pack, scratch_floats, run};
 
 }  // namespace edgevae::reference

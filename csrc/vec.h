@@ -66,6 +66,21 @@ static inline vf load_bytes(const uint8_t* p) {
 #endif
 }
 
+// kLanes weights, of either type.
+static inline vf load_weights(const float* p) { return load(p); }
+static inline vf load_weights(const uint16_t* p) {
+#if defined(EDGEVAE_LANES_avx512)
+  return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(EDGEVAE_LANES_avx2)
+  return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+  vi bits;  // from_half (half.h) in every lane
+  for (int i = 0; i < kLanes; ++i) bits[i] = p[i];
+  const vf magnitude = (vf)((bits & 0x7fff) << 13) * 0x1p112f;
+  return (vf)((vi)magnitude | ((bits & 0x8000) << 16));
+#endif
+}
+
 // The first n floats at p, zero in the other lanes. The only place where tails are read...
 static inline vf load_first(const float* p, int n) {
   float lanes[kLanes] = {};

@@ -22,6 +22,7 @@ class Network:
         condition: int,
         pool: Pool,
         isa: str = "",
+        precision: str = "exact",
     ) -> None: ...
     def run(
         self, x: npt.NDArray[Any], condition: npt.NDArray[Any] | None = None, outputs: int | None = None

@@ -24,9 +24,10 @@ def run(
     x: np.ndarray,
     threads: int = 1,
     condition: np.ndarray | None = None,
+    precision: str = "exact",
 ) -> np.ndarray:
     size = 0 if condition is None else condition.shape[1]
-    network = _core.Network(layers, tensors, x.shape[1:], size, _core.Pool(threads), isa)
+    network = _core.Network(layers, tensors, x.shape[1:], size, _core.Pool(threads), isa, precision)
     first = network.run(x, condition)
     np.testing.assert_array_equal(first, network.run(x, condition), err_msg="second run differs")
     return first
@@ -81,6 +82,58 @@ def test_conv2d(isa: str, case: tuple[Any, ...], threads: int, rng: np.random.Ge
 
     args = [torch.tensor(a, dtype=torch.float64) for a in (x, weight, bias)]
     check(got, conv(*args), conv(*(a.abs() for a in args)), ic * k * k + 1, slack=4)
+
+
+@pytest.mark.parametrize("case", CONVS[1:4], ids=str)
+def test_weights_in_half_precision(isa: str, case: tuple[Any, ...], rng: np.random.Generator) -> None:
+    """fp16 is float32 with rounded weights; weights that are halves already stay so without being asked."""
+    n, ic, oc, h, w, k, stride, padding, mode = case
+    x = rng.standard_normal((n, ic, h, w)).astype(np.float32)
+    weight = rng.standard_normal((oc, ic, k, k)).astype(np.float32)
+    weight.flat[::5] *= 1e-6  # subnormal halves
+    halves = weight.astype(np.float16).astype(np.float32)
+    layer = {
+        "op": "conv2d",
+        "weight": "w",
+        "bias": None,
+        "stride": stride,
+        "padding": padding,
+        "padding_mode": mode,
+    }
+    rounded = run(isa, [layer], {"w": halves}, x, precision="fp32")
+    for weights, precision in ((weight, "fp16"), (halves, "fp16"), (halves, "exact")):
+        np.testing.assert_array_equal(run(isa, [layer], {"w": weights}, x, precision=precision), rounded)
+    assert not np.array_equal(run(isa, [layer], {"w": weight}, x), rounded)
+    if isa != "reference":
+        sizes = [
+            _core.Network([layer], {"w": weights}, x.shape[1:], 0, _core.Pool(1), isa).properties()[
+                "weight_bytes"
+            ]
+            for weights in (halves, weight)
+        ]
+        assert sizes[0] < 0.6 * sizes[1]
+
+
+@pytest.mark.parametrize("oc", [4, 37])
+def test_upsample_weights_in_half_precision(isa: str, oc: int, rng: np.random.Generator) -> None:
+    """Sums of weights are rounded, so not even halves are exact: asked for only by precision fp16."""
+    x = rng.standard_normal((1, 40, 5, 6)).astype(np.float32)
+    weight = rng.standard_normal((oc, 40, 3, 3)).astype(np.float16).astype(np.float32)
+    layer = {"op": "upsample_conv2d", "weight": "w", "bias": None, "padding_mode": "replicate"}
+    exact = run(isa, [layer], {"w": weight}, x, precision="fp32")
+    np.testing.assert_array_equal(run(isa, [layer], {"w": weight}, x), exact)
+    got = run(isa, [layer], {"w": weight}, x, precision="fp16")
+    # A half is rounded by at most 2^-11 of itself; sums of up to nine weights and two differences each.
+    bound = 4 * 2.0**-11 * run(isa, [layer], {"w": abs(weight)}, abs(x), precision="fp32")
+    assert (np.abs(got - exact) <= bound).all()
+
+
+def test_weights_beyond_half_precision_are_refused() -> None:
+    linear = [{"op": "linear", "weight": "w", "bias": None}]
+    weight = np.array([[1.0, 1e5]], np.float32)
+    with pytest.raises(ValueError, match="beyond the range of fp16"):
+        _core.Network(linear, {"w": weight}, [2], 0, _core.Pool(1), "", "fp16")
+    assert run("", linear, {"w": weight}, np.ones((1, 2), np.float32)) == 100001
 
 
 UPSAMPLES = [  # n, ic, oc, h, w, mode

@@ -71,6 +71,19 @@ def test_parity_on_a_real_sequence(isa: str, exact: torch_model.TorchModel, data
     check(isa, exact, packed(f"tum:{data_dir / 'tum_fr1_rpy_100'}", every=10, count=count))
 
 
+@pytest.mark.parametrize("precision", [None, "fp32", "fp16"])
+def test_precision_of_the_weights(precision: str | None) -> None:
+    """None costs nothing but rounding of sums; fp16 stays within cosine 0.99999."""
+    x = packed("synthetic:0", every=30, count=4)
+    wanted = edgevae.load(precision="fp32").encode_tensor(x)
+    got = edgevae.load(precision=precision).encode_tensor(x)
+    if precision == "fp16":
+        norms = np.linalg.norm(got, axis=1) * np.linalg.norm(wanted, axis=1)
+        assert ((got * wanted).sum(1) / norms >= 0.99999).all()
+    else:
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_it_remembers_an_unseen_street() -> None:
     """Drive 0 was held out of training: colour within 3 dB of what it was shipped with, depth in metres."""
     model = edgevae.load()
