@@ -1,6 +1,10 @@
+// The table of one set of kernels; compiled once for each, EDGEVAE_ISA its namespace and name.
 #include "kernels.h"
 
-namespace edgevae::reference {
+#define EDGEVAE_STRING_(x) #x
+#define EDGEVAE_STRING(x) EDGEVAE_STRING_(x)
+
+namespace edgevae::EDGEVAE_ISA {
 
 extern const ConvKernel conv;
 extern const UpsampleConvKernel upsample_conv;
@@ -10,7 +14,7 @@ void max_pool(const MaxPoolShape& s, const float* x, float* y, Pool& pool);
 void frame_unpack(const float* x, size_t pixels, const InputEncoding& e, uint8_t* rgb, float* depth);
 
 Kernels kernels() {
-  return {"reference", conv, upsample_conv, activation, max_pool, frame_pack, frame_unpack};
+  return {EDGEVAE_STRING(EDGEVAE_ISA), conv, upsample_conv, activation, max_pool, frame_pack, frame_unpack};
 }
 
-}  // namespace edgevae::reference
+}  // namespace edgevae::EDGEVAE_ISA
