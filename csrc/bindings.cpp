@@ -346,7 +346,8 @@ py::tuple pack_frame(const py::array& rgb, const py::object& depth, float depth_
   const Kernels& kernels = select_kernels(isa);
   {
     py::gil_scoped_release unlocked;
-    const std::unique_ptr<Pool, void (*)(Pool*)> pool(pool_create(1), pool_destroy);
+    // A pool of one runs its tasks in the caller and has no state, so all callers share it.
+    static Pool* const pool = pool_create(1);
     Floats scratch(kernels.frame_pack.scratch_floats(f));
     kernels.frame_pack.run(f, {scratch.data(), scratch.size()}, *pool);
   }

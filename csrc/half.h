@@ -25,8 +25,8 @@ static inline uint16_t to_half(float value) {
   __builtin_memcpy(&bits, &value, sizeof bits);
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
   float magnitude = value < 0 ? -value : value;
-  if (magnitude <
-      0x1p-14f) {  // subnormal: a multiple of 2^-24, rounded by adding a number with that last bit
+  if (magnitude < 0x1p-14f) {
+    // Subnormal: a multiple of 2^-24, rounded by adding a number whose last bit that is.
     magnitude += 0.5f;
     __builtin_memcpy(&bits, &magnitude, sizeof bits);
     return static_cast<uint16_t>(sign | (bits - 0x3f000000));

@@ -268,7 +268,7 @@ class Network::Builder {
 
   void add_upsample_conv(const Layer& layer, const Shape& in, const Shape& out) {
     Step& step = append(Kind::kUpsampleConv);
-    step.upsample = {0, in.h, in.w, in.c, out.c, layer.padding_mode, WeightType::kFloat32};
+    step.upsample = {0, in.h, in.w, in.c, out.c, layer.padding_mode};
     set_bias(layer, step, out.c);
     step.upsample.weights = weight_type(layer.weight.data, static_cast<size_t>(out.c) * in.c * 9, false);
     step.weights.resize(net_.kernels_.upsample_conv.packed_bytes(step.upsample));

@@ -23,20 +23,16 @@ void max_pool(const MaxPoolShape& s, const float* x, float* y, Pool& pool) {
       float* out = y + ((static_cast<size_t>(b) * s.oh + oy) * s.ow + ox) * s.c;
       for (int c = 0; c < s.c; c += kLanes) {
         const int left = min_of(kLanes, s.c - c);
-        vf best = left == kLanes ? load(window + c) : load_first(window + c, left);
+        vf best = load_first(window + c, left);
         for (int ky = 0; ky < s.kernel; ++ky) {
           for (int kx = 0; kx < s.kernel; ++kx) {
             const float* at = window + (static_cast<size_t>(ky) * s.iw + kx) * s.c + c;
-            const vf v = left == kLanes ? load(at) : load_first(at, left);
+            const vf v = load_first(at, left);
             // A NaN that is already held compares false with everything and stays.
             best = best != best ? best : larger(best, v);
           }
         }
-        if (left == kLanes) {
-          store(out + c, best);
-        } else {
-          store_first(out + c, best, left);
-        }
+        store_first(out + c, best, left);
       }
     }
   });

@@ -207,12 +207,9 @@ static inline void finish(const float* sums, const float* bias, int count, int v
                           float* y) {
   for (int v = 0; v < vectors; ++v) {
     const int left = count - v * kLanes;
-    if (left >= kLanes) {
-      store(y + v * kLanes, activate(load(sums + v * kLanes) + load(bias + v * kLanes), act));
-    } else if (left > 0) {
-      const vf b = load_first(bias + v * kLanes, left);
-      store_first(y + v * kLanes, activate(load(sums + v * kLanes) + b, act), left);
-    }
+    if (left <= 0) break;
+    const vf value = activate(load(sums + v * kLanes) + load_first(bias + v * kLanes, left), act);
+    store_first(y + v * kLanes, value, left);
   }
 }
 

@@ -44,7 +44,7 @@ struct UpsampleConvShape {
   int n, ih, iw, ic;  // the output is (n, 2 ih, 2 iw, oc)
   int oc;
   Padding padding;
-  WeightType weights;
+  WeightType weights = WeightType::kFloat32;
 };
 
 // As ConvKernel; weights are (oc, ic, 3, 3).

@@ -154,8 +154,7 @@ void gather(const UpsampleConvShape& s, const Neighbours& near, size_t apart, si
       const int left = s.ic - i0 - lane;
       const auto read = [&](int dy, int dx) {
         const float* p = near.at[dy][dx];
-        if (p == nullptr || left <= 0) return vf{};
-        return left >= kLanes ? load(p + i0 + lane) : load_first(p + i0 + lane, left);
+        return p == nullptr ? vf{} : load_first(p + i0 + lane, left);
       };
       const vf x = read(1, 1), n = read(0, 1), so = read(2, 1), w = read(1, 0), e = read(1, 2);
       const vf l = w - x, r = x - e;
@@ -217,15 +216,8 @@ void run(const UpsampleConvShape& s, const float* x, const void* packed, const f
       for (int v = 0; v < l.vectors; ++v) {
         const int o = panel * l.width + v * kLanes, left = s.oc - o;
         if (left <= 0) break;
-        const vf b = left >= kLanes ? load(bias + o) : load_first(bias + o, left);
-        const Patch patch(sums + (p * l.vectors + v) * kLanes, kSums, b);
-        const auto put_at = [&](float* to, vf value) {
-          if (left >= kLanes) {
-            store(to, activate(value, act));
-          } else {
-            store_first(to, activate(value, act), left);
-          }
-        };
+        const Patch patch(sums + (p * l.vectors + v) * kLanes, kSums, load_first(bias + o, left));
+        const auto put_at = [&](float* to, vf value) { store_first(to, activate(value, act), left); };
         float* corner = y + (static_cast<size_t>(2 * row) * 2 * s.iw + 2 * column) * s.oc + o;
         float* below = corner + static_cast<size_t>(2) * s.iw * s.oc;
         put_at(corner, patch.y00);

@@ -81,8 +81,9 @@ static inline vf load_weights(const uint16_t* p) {
 #endif
 }
 
-// The first n floats at p, zero in the other lanes. The only place where tails are read...
+// The first n floats at p, at most kLanes, zero in the other lanes. The only place where tails are read...
 static inline vf load_first(const float* p, int n) {
+  if (n >= kLanes) return load(p);
   float lanes[kLanes] = {};
   for (int i = 0; i < n; ++i) lanes[i] = p[i];
   return load(lanes);
@@ -90,6 +91,7 @@ static inline vf load_first(const float* p, int n) {
 
 // ... and written.
 static inline void store_first(float* p, vf v, int n) {
+  if (n >= kLanes) return store(p, v);
   float lanes[kLanes];
   store(lanes, v);
   for (int i = 0; i < n; ++i) p[i] = lanes[i];

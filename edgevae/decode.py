@@ -17,8 +17,6 @@ from .latents import Latents
 if TYPE_CHECKING:
     from .model import Model
 
-FOLDERS = ("color", "depth", "preview")
-
 
 def decode_record(
     latents: Latents,

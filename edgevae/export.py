@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 from . import model_file
 from .errors import ExportError, ModelFileError
+from .files import replacing
 from .frame import Frame
-from .model_file import replacing
-from .preprocess import DepthEncoding, FloatArray, InputSpec, pack
+from .preprocess import FloatArray, InputSpec, pack
 
 if TYPE_CHECKING:
     import torch
@@ -358,19 +358,14 @@ def _reference(module_or_ckpt: Any) -> TorchModel:
 
 def _packed(model: TorchModel, frames: str | Iterable[Frame] | FloatArray | None) -> FloatArray:
     """Frames for the parity check as float32 (N, C, h, w)."""
-    size, depth = model.document["input"], model.document["depth"]
-    shape = (size["channels"], size["height"], size["width"])
+    spec = InputSpec.from_document(model.document)
+    shape = (spec.channels, spec.height, spec.width)
     if isinstance(frames, np.ndarray):
         if frames.shape[1:] != shape or len(frames) == 0:
             raise ExportError(
                 f"frames has the shape {frames.shape}, wanted (N, {', '.join(map(str, shape))})."
             )
         return np.ascontiguousarray(frames[:FRAMES], np.float32)
-    spec = InputSpec(
-        *shape,
-        color=model.document["color"]["encoding"],
-        depth=None if depth is None else DepthEncoding(**depth),
-    )
     packed = [
         pack(frame.rgb, frame.depth, spec, depth_scale=frame.depth_scale)
         for frame in itertools.islice(_frames(frames), FRAMES)

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,30 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes ``path`` when the block ends, and vanishes when it raises.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` to a temporary name and move it to ``path``, replacing what is there.
+    """Write ``content`` under its final name in one step, replacing what is there.
 
     Raises:
         RecordError: the file cannot be written; nothing is left behind.
     """
-    temporary = temporary_name(path)
-    with os_errors_as_sentences(path):
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+    with os_errors_as_sentences(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from . import _core, model_file
 from .errors import EdgevaeError, FrameError, LatentError, ModelFileError
 from .frame import Frame
-from .preprocess import DepthEncoding, FloatArray, InputSpec, checked_arrays, pack
+from .preprocess import FloatArray, InputSpec, checked_arrays, pack
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default.safetensors"
 
@@ -77,15 +77,7 @@ class Model:
         isa: str = "",
         precision: str = "exact",
     ) -> None:
-        shape, depth = document["input"], document["depth"]
-        encoding = None
-        if depth is not None:
-            encoding = DepthEncoding(
-                depth["encoding"], depth.get("min_m", 0.0), depth.get("max_m", 0.0), depth["no_reading"]
-            )
-        size = InputSpec(
-            shape["channels"], shape["height"], shape["width"], document["color"]["encoding"], encoding
-        )
+        size = InputSpec.from_document(document)
         self.threads = threads
         pool = _core.Pool(threads)
         condition = document["condition_dim"]

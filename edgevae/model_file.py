@@ -6,13 +6,12 @@ is safe to hand to the native engine; whatever does not is refused with one sent
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +22,7 @@ import safetensors.numpy
 
 from . import _core
 from .errors import ModelFileError
-from .files import temporary_name
+from .files import replacing
 
 FORMAT_VERSION = 1
 METADATA_KEY = "edgevae"
@@ -97,18 +96,6 @@ def write(
         raise ModelFileError(
             f"{path} cannot be written ({error.strerror}), wanted a name in an existing, writable folder."
         ) from None
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes ``path`` when the block ends, and vanishes when it raises."""
-    temporary = temporary_name(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def validate(document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> None:

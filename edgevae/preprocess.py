@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,18 @@ class InputSpec:
     width: int
     color: str = "fixed"
     depth: DepthEncoding | None = None
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> InputSpec:
+        """What the document of a model file (docs/model-file.md) says of its input."""
+        size, depth = document["input"], document["depth"]
+        return InputSpec(
+            size["channels"],
+            size["height"],
+            size["width"],
+            document["color"]["encoding"],
+            None if depth is None else DepthEncoding(**depth),
+        )
 
     def native(self) -> _core.InputEncoding:
         """The same, for the compiled module.
