@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import EdgevaeError
-from .export import LIMITS, torchscript
+from .export import LIMITS, relative_error, torchscript
 from .model import Model, load
 from .preprocess import FloatArray
 
@@ -240,12 +240,11 @@ def _check(operation: str, works: dict[str, Work], exact: npt.NDArray[Any] | Non
     limit = LIMITS["fp32"].latent if operation == "encode" else LIMITS["fp32"].decoded
     errors = {}
     for engine, work in works.items():
-        difference = work().astype(np.float64) - exact
+        answer = work()
         if operation == "encode":
-            norm = np.linalg.norm(exact, axis=1)
-            errors[engine] = float(np.max(np.linalg.norm(difference, axis=1) / np.maximum(norm, 1e-30)))
+            errors[engine] = relative_error(answer, exact)
         else:
-            errors[engine] = float(np.abs(difference).max())
+            errors[engine] = float(np.abs(answer - exact).max())
         if not errors[engine] <= limit:
             raise EdgevaeError(
                 f"{engine} is off by {errors[engine]:.1e} at {operation}, wanted at most {limit:.0e} from a "

@@ -410,7 +410,7 @@ def _compare(
         got = encode(batch)
         for half in range(got.shape[1] // dim):
             part = slice(half * dim, (half + 1) * dim)
-            latent_error = max(latent_error, _relative(got[:, part], wanted[:, part]))
+            latent_error = max(latent_error, relative_error(got[:, part], wanted[:, part]))
         for z in (wanted[:, :dim], generator.standard_normal((len(batch), dim))):
             z = np.ascontiguousarray(z, np.float32)
             difference = np.abs(decode(z) - _array(reference.decode(_tensor(z))))
@@ -426,7 +426,7 @@ def _compare(
     return latent_error, decoded_error
 
 
-def _relative(got: FloatArray, wanted: FloatArray) -> float:
+def relative_error(got: FloatArray, wanted: FloatArray) -> float:
     """The largest ``|got - wanted| / |wanted|`` of a row; infinite where it is not a number."""
     difference = np.linalg.norm(got.astype(np.float64) - wanted, axis=1)
     error = float(np.max(difference / np.maximum(np.linalg.norm(wanted, axis=1), 1e-30)))
