@@ -12,9 +12,6 @@
 // Output pixel (oy, ox) is stored at (out_y + oy * out_step, out_x + ox * out_step) of an image of
 // out_h x out_w: the plain convolution has out_step 1, and a transposed convolution of stride s is s * s
 // convolutions with out_step s, each over the taps that reach its outputs.
-//
-// With shuffle 2 (else 1) the oc channels are four groups: group 2 py + px lands, as oc / 4 channels, at the
-// pixel (py, px) further on, so that one product makes a 2x2 patch of output (out_step is then 2).
 #pragma once
 
 #include "layers.h"
@@ -28,7 +25,6 @@ struct ConvShape {
   int stride = 1, pad_top = 0, pad_left = 0;
   Padding padding = Padding::kZeros;
   int out_h, out_w, out_step = 1, out_y = 0, out_x = 0;
-  int shuffle = 1;
   WeightType weights = WeightType::kFloat32;
   int outputs;  // channels wanted, at most oc: the others are neither computed nor stored
 };

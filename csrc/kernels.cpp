@@ -6,7 +6,7 @@
 
 namespace edgevae::EDGEVAE_ISA {
 
-extern const ConvKernel conv;
+extern const ConvKernel conv, conv_nine;
 extern const UpsampleConvKernel upsample_conv;
 extern const FramePackKernel frame_pack;
 void activation(const float* x, size_t count, Activation act, float* y);
@@ -14,7 +14,14 @@ void max_pool(const MaxPoolShape& s, const float* x, float* y, Pool& pool);
 void frame_unpack(const float* x, size_t pixels, const InputEncoding& e, uint8_t* rgb, float* depth);
 
 Kernels kernels() {
-  return {EDGEVAE_STRING(EDGEVAE_ISA), conv, upsample_conv, activation, max_pool, frame_pack, frame_unpack};
+  return {EDGEVAE_STRING(EDGEVAE_ISA),
+          conv,
+          conv_nine,
+          upsample_conv,
+          activation,
+          max_pool,
+          frame_pack,
+          frame_unpack};
 }
 
 }  // namespace edgevae::EDGEVAE_ISA

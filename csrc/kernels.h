@@ -11,6 +11,7 @@ namespace edgevae {
 struct Kernels {
   const char* name;
   ConvKernel conv;
+  ConvKernel conv_nine;  // only for shapes that methods.h gives to it
   UpsampleConvKernel upsample_conv;
   ActivationRun activation;
   MaxPoolRun max_pool;

@@ -1,12 +1,14 @@
 #include "network.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
 
 #include "half.h"
+#include "methods.h"
 
 namespace edgevae {
 namespace {
@@ -249,9 +251,11 @@ class Network::Builder {
 
   void pack_conv(Step& step, const float* weights) {
     const ConvShape& s = step.conv;
-    step.conv.weights = weight_type(weights, static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw, true);
-    step.weights.resize(net_.kernels_.conv.packed_bytes(step.conv));
-    net_.kernels_.conv.pack(step.conv, weights, step.weights.data());
+    const bool nine = conv_method(s) == ConvMethod::kNineProducts;
+    step.conv_kernel = nine ? &net_.kernels_.conv_nine : &net_.kernels_.conv;
+    step.conv.weights = weight_type(weights, static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw, !nine);
+    step.weights.resize(step.conv_kernel->packed_bytes(step.conv));
+    step.conv_kernel->pack(step.conv, weights, step.weights.data());
   }
 
   void add_conv(const Layer& layer, const Shape& in, const Shape& out) {
@@ -424,7 +428,7 @@ void Network::reserve(int n) {
   size_t scratch = 0;
   for (Step& s : steps_) {
     s.conv.n = s.upsample.n = n;
-    if (s.kind == Kind::kConv) scratch = std::max(scratch, kernels_.conv.scratch_floats(s.conv));
+    if (s.kind == Kind::kConv) scratch = std::max(scratch, s.conv_kernel->scratch_floats(s.conv));
     if (s.kind == Kind::kUpsampleConv)
       scratch = std::max(scratch, kernels_.upsample_conv.scratch_floats(s.upsample));
   }
@@ -444,7 +448,8 @@ Scratch Network::scratch(size_t per_thread) {
   return {scratch_.data(), scratch_.size() / threads};
 }
 
-const float* Network::run(int n, int outputs, const float* condition) {
+template <class After>
+const float* Network::run_steps(int n, int outputs, const float* condition, After after) {
   const float* x = input_buffer_.data();
   int into = 0;
   const Scratch scratch{scratch_.data(), scratch_.size() / static_cast<size_t>(pool_threads(*pool_))};
@@ -455,7 +460,7 @@ const float* Network::run(int n, int outputs, const float* condition) {
       case Kind::kConv:
         s.conv.n = n;
         s.conv.outputs = i + 1 == steps_.size() && !output_.image ? outputs : s.conv.oc;
-        kernels_.conv.run(s.conv, x, s.weights.data(), s.bias.data(), s.activation, y, scratch, *pool_);
+        s.conv_kernel->run(s.conv, x, s.weights.data(), s.bias.data(), s.activation, y, scratch, *pool_);
         break;
       case Kind::kUpsampleConv:
         s.upsample.n = n;
@@ -484,11 +489,30 @@ const float* Network::run(int n, int outputs, const float* condition) {
         }
         break;
     }
+    after(i);
     if (s.keeps_input) continue;
     x = y;
     into = 1 - into;
   }
   return x;
+}
+
+const float* Network::run(int n, int outputs, const float* condition) {
+  return run_steps(n, outputs, condition, [](size_t) {});
+}
+
+std::vector<StepReport> Network::profile(int n, int outputs, const float* condition) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> seconds(steps_.size());
+  auto last = Clock::now();
+  run_steps(n, outputs, condition, [&](size_t step) {
+    const auto now = Clock::now();
+    seconds[step] = std::chrono::duration<double>(now - last).count();
+    last = now;
+  });
+  std::vector<StepReport> reports;
+  for (size_t i = 0; i < steps_.size(); ++i) reports.push_back({"", "", {}, 0, 0, seconds[i]});
+  return reports;
 }
 
 }  // namespace edgevae

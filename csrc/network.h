@@ -49,6 +49,15 @@ std::vector<Shape> infer_shapes(const std::vector<Layer>& layers, Shape input, i
 // layer that uses its weights as they are), else as float32; the results are those of float32.
 enum class Precision { kExact, kFloat32, kFloat16 };
 
+// One step of a network for one image: the layers it covers, the way it is computed, what that costs.
+struct StepReport {
+  std::string layer, method;
+  Shape output;
+  std::int64_t products;      // multiplications that the method makes
+  std::int64_t weight_bytes;  // as packed, each read at least once a run
+  double seconds;
+};
+
 class Network {
  public:
   Network(const std::vector<Layer>& layers, Shape input, int condition, Precision precision,
@@ -73,6 +82,9 @@ class Network {
   // Returns (n, h, w, c), valid until the next call; rows of a vector are output().c apart.
   const float* run(int n, int outputs, const float* condition);
 
+  // What each step does, and how long each took in one more run on the input that is there.
+  std::vector<StepReport> profile(int n, int outputs, const float* condition);
+
   // Scratch memory of frame packing, which runs between calls of run().
   Scratch scratch(size_t per_thread);
 
@@ -81,6 +93,7 @@ class Network {
   struct Step {
     Kind kind;
     ConvShape conv{};
+    const ConvKernel* conv_kernel = nullptr;
     UpsampleConvShape upsample{};
     MaxPoolShape pool{};
     Shape shape{};  // of the other kinds: the input
@@ -90,6 +103,9 @@ class Network {
     bool keeps_input = false;  // one of several steps that fill the same output
   };
   class Builder;
+
+  template <class After>
+  const float* run_steps(int n, int outputs, const float* condition, After after);
 
   Shape input_, output_;
   int condition_;

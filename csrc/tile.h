@@ -1,11 +1,11 @@
-// The one inner loop of the fast kernels: a tile of output pixels times a panel of output channels.
+// The one inner loop of the fast kernels: a tile of pixels times a panel of output channels.
 //
-// Every convolution here is a matrix product, pixels (M) by taps and channels (K) by output channels (N),
-// whose left side is gathered ("packed") from the image a few pixels at a time:
+// Every convolution here is a matrix product, or nine of them: pixels (M) by taps and channels (K) by output
+// channels (N). The left side is gathered ("packed") from the image a few pixels at a time:
 //
 //   packed pixels   [K / 16][P][16]       P pixels of a tile, 16 consecutive k side by side: gathering is
 //                                         plain copies, and one pointer with constant offsets reads it all
-//   packed weights  [panel][K][width]     width = NV vectors; read front to back, exactly once per tile
+//   packed weights  [panel][K][width]     width = NV vectors; read front to back
 //
 // One step of k takes NV loads and P broadcasts for P * NV fused multiply-adds. AVX-512: 14 x 2, so 16
 // loads feed 28 products of 16 lanes and the loop is bound by arithmetic.
@@ -15,7 +15,6 @@
 
 #include "half.h"
 #include "layers.h"
-#include "threads.h"
 #include "vec.h"
 
 namespace edgevae::EDGEVAE_ISA {
@@ -24,19 +23,32 @@ inline constexpr int kDepth = 16;  // k is packed in runs of 16 whatever the vec
 
 static inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
 static inline int ceil_div(int x, int y) { return (x + y - 1) / y; }
+static constexpr int round_to_lanes(int x) { return (x + kLanes - 1) / kLanes * kLanes; }
 static inline int min_of(int a, int b) { return a < b ? a : b; }
 static inline int max_of(int a, int b) { return a > b ? a : b; }
 
-// Vectors in a panel: one where the layer has no more channels than that, else two.
-static inline int panel_vectors(int channels) { return channels <= kLanes ? 1 : 2; }
+// The most pixels of a tile: with panels of one vector the registers hold twice as many.
+static constexpr int most_pixels(int vectors) { return 2 * kTilePixels / vectors; }
 
+// What one call of a tile adds up: `blocks` runs of kDepth. Meanwhile memory is asked for what comes next,
+// `stride` bytes further at every k from `ahead` on, so that it works while the multipliers do.
+struct Run {
+  int blocks;
+  bool first;  // c is written, not added to
+  const char* ahead;
+  int stride;
+};
+
+// c (P, NV * kLanes) += a packed by rows of kDepth, times a panel.
 template <int P, int NV, class W>
-void tile(int blocks, const float* a, const void* weights, float* c) {
+void tile(Run run, const float* a, const void* weights, float* c) {
   const W* b = static_cast<const W*>(weights);
   vf acc[P][NV] = {};
-  for (; blocks > 0; --blocks, a += P * kDepth, b += kDepth * NV * kLanes) {
+  for (; run.blocks > 0; --run.blocks, a += P * kDepth, b += kDepth * NV * kLanes) {
 #pragma GCC unroll 4
     for (int k = 0; k < kDepth; ++k) {
+      __builtin_prefetch(run.ahead, 0, 3);
+      run.ahead += run.stride;
       vf w[NV];
       for (int v = 0; v < NV; ++v) w[v] = load_weights(b + (k * NV + v) * kLanes);
       for (int p = 0; p < P; ++p) {
@@ -46,12 +58,11 @@ void tile(int blocks, const float* a, const void* weights, float* c) {
     }
   }
   for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < NV; ++v) store(c + (p * NV + v) * kLanes, acc[p][v]);
+    for (int v = 0; v < NV; ++v, c += kLanes) store(c, run.first ? acc[p][v] : load(c) + acc[p][v]);
   }
 }
 
-// c (P, NV * kLanes) = a packed by rows of kDepth, times a panel.
-using TileFn = void (*)(int blocks, const float* a, const void* weights, float* c);
+using TileFn = void (*)(Run run, const float* a, const void* weights, float* c);
 
 template <int NV, class W, int... P>
 constexpr TileFn tile_of(int pixels, std::integer_sequence<int, P...>) {
@@ -59,15 +70,14 @@ constexpr TileFn tile_of(int pixels, std::integer_sequence<int, P...>) {
   return table[pixels - 1];
 }
 
-inline constexpr int kSums = kTilePixels * 2 * kLanes;  // the largest tile's results
-
-// The tile for 1..kTilePixels pixels.
+// The tile for 1..most_pixels(vectors) pixels.
 static inline TileFn tile_for(int pixels, int vectors, WeightType type) {
-  using Sizes = std::make_integer_sequence<int, kTilePixels>;
+  using Tall = std::make_integer_sequence<int, most_pixels(1)>;
+  using Wide = std::make_integer_sequence<int, most_pixels(2)>;
   if (type == WeightType::kFloat16) {
-    return vectors == 1 ? tile_of<1, uint16_t>(pixels, Sizes{}) : tile_of<2, uint16_t>(pixels, Sizes{});
+    return vectors == 1 ? tile_of<1, uint16_t>(pixels, Tall{}) : tile_of<2, uint16_t>(pixels, Wide{});
   }
-  return vectors == 1 ? tile_of<1, float>(pixels, Sizes{}) : tile_of<2, float>(pixels, Sizes{});
+  return vectors == 1 ? tile_of<1, float>(pixels, Tall{}) : tile_of<2, float>(pixels, Wide{});
 }
 
 // Packed weights of either type, by index.
@@ -81,106 +91,20 @@ static inline void set_weight(void* packed, size_t index, float value, WeightTyp
   }
 }
 
-static inline const void* weights_at(const void* packed, size_t index, WeightType type) {
-  return static_cast<const char*>(packed) + index * weight_bytes(type);
-}
-
-// `pixels` cut into the fewest tiles of at most kTilePixels, as even as can be.
-struct Tiling {
-  int tiles, base, longer;  // the first `longer` tiles have base + 1 pixels
-
-  explicit Tiling(int pixels)
-      : tiles(ceil_div(pixels, kTilePixels)), base(pixels / tiles), longer(pixels % tiles) {}
-  int size(int t) const { return base + (t < longer); }
-  int begin(int t) const { return t * base + min_of(t, longer); }
-};
-
-// How a layer is shared out: blocks of pixels whose packed form stays in the second-level cache, times
-// groups of panels. Groups are taken only where blocks alone would leave threads without work; then each
-// thread also reads its own share of the weights.
-struct Split {
-  int pixels, block, blocks, panels, groups;
-
-  Split(int pixels_, int floats_per_pixel, int panels_, int threads) : pixels(pixels_), panels(panels_) {
-    constexpr int kPackedFloats = 192 * 1024;  // 768 KiB
-    block = max_of(kTilePixels, kPackedFloats / floats_per_pixel / kTilePixels * kTilePixels);
-    if (threads > 1)
-      block = min_of(block, max_of(kTilePixels, round_up(ceil_div(pixels, 4 * threads), kTilePixels)));
-    block = min_of(block, pixels);
-    blocks = ceil_div(pixels, block);
-    groups = threads == 1 ? 1 : min_of(panels, ceil_div(2 * threads, blocks));
-  }
-  int tasks() const { return blocks * groups; }
-  int pixel_begin(int task) const { return task / groups * block; }
-  int pixel_end(int task) const { return min_of(pixels, pixel_begin(task) + block); }
-  int panel_begin(int task) const {
-    return static_cast<int>(static_cast<long>(task % groups) * panels / groups);
-  }
-  int panel_end(int task) const { return static_cast<int>((task % groups + 1L) * panels / groups); }
-};
-
-// The floats of scratch that for_each_tile needs per thread.
-inline constexpr int kBlockHeader =
-    16;  // which block is gathered; a cache line, so that the rest stays aligned
-
-static inline size_t tile_scratch_floats(const Split& split, size_t pixel_floats, size_t sums) {
-  return kBlockHeader + sums + split.block * pixel_floats;
-}
-
-// Runs a layer as shared out by `split`. Of each block of pixels, tile by tile,
-//   gather(first, size, at)                 packs pixels [first, first + size) to `at`, pixel_floats each;
-//   multiply(panel, first, size, at, sums)  multiplies them with a panel and finishes the results, by way of
-//                                           `sums` floats of scratch.
-// Tasks of one block follow each other: a thread that takes several of them gathers once.
-template <class Gather, class Multiply>
-void for_each_tile(const Split& split, size_t pixel_floats, size_t sums, Scratch scratch, Pool& pool,
-                   Gather gather, Multiply multiply) {
-  for (int t = 0; t < pool_threads(pool); ++t) scratch.base[t * scratch.per_thread] = -1.0f;
-  parallel_for(pool, split.tasks(), [&](int task, int thread) {
-    float* gathered = scratch.base + static_cast<size_t>(thread) * scratch.per_thread;
-    float* results = gathered + kBlockHeader;
-    float* pixels = results + sums;
-    const int begin = split.pixel_begin(task);
-    const Tiling tiling(split.pixel_end(task) - begin);
-    const float block = static_cast<float>(begin / split.block);
-    if (*gathered != block) {
-      for (int t = 0; t < tiling.tiles; ++t) {
-        gather(begin + tiling.begin(t), tiling.size(t), pixels + tiling.begin(t) * pixel_floats);
-      }
-      *gathered = block;
-    }
-    for (int panel = split.panel_begin(task); panel < split.panel_end(task); ++panel) {
-      for (int t = 0; t < tiling.tiles; ++t) {
-        multiply(panel, begin + tiling.begin(t), tiling.size(t), pixels + tiling.begin(t) * pixel_floats,
-                 results);
-      }
-    }
-  });
-}
-
 // Copies `count` floats of one pixel into a packed tile of `tile_pixels` at position k; src null writes
 // zeros. `at` points to the pixel's first row of the tile.
 static inline void put(float* at, int tile_pixels, int k, const float* src, int count) {
   const ptrdiff_t step = static_cast<ptrdiff_t>(tile_pixels) * kDepth;
   float* row = at + k / kDepth * step;
-  int lane = k % kDepth;
-  while (count > 0) {
-    if (lane == 0 && count >= kDepth) {
-      if (src != nullptr) {
-        __builtin_memcpy(row, src, kDepth * sizeof(float));
-      } else {
-        __builtin_memset(row, 0, kDepth * sizeof(float));
-      }
-      if (src != nullptr) src += kDepth;
-      count -= kDepth;
+  for (int lane = k % kDepth; count > 0; lane = 0, row += step) {
+    const int run = min_of(kDepth - lane, count);
+    if (run == kDepth && src != nullptr) {
+      __builtin_memcpy(row, src, kDepth * sizeof(float));
     } else {
-      const int run = min_of(kDepth - lane, count);
       for (int i = 0; i < run; ++i) row[lane + i] = src != nullptr ? src[i] : 0.0f;
-      if (src != nullptr) src += run;
-      count -= run;
-      lane = 0;
     }
-    row += step;
+    if (src != nullptr) src += run;
+    count -= run;
   }
 }
 

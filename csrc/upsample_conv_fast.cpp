@@ -1,238 +1,203 @@
-// upsample_conv, fast: the nine products of upsample_conv.h as nine matrix products over the same tile of
-// input pixels. The differences are taken while the pixels are gathered, once per block and not once per
-// output channel; the signs and sums of the output transform are applied when the nine results leave.
+// upsample_conv, fast, in one of two ways.
 //
-// Products: 9 per input pixel and channel pair (36 by definition, 16 with the taps that fall on the same
-// pixel merged). Bytes: the nine transformed weights are as many as the nine given ones.
+// Nine products (nine_products.h): the differences are taken while the pixels are gathered, once per block
+// and not once per output channel; the signs and sums of the output transform are applied when the nine
+// results leave. Products: 9 per input pixel and channel pair, where the definition has 36.
 //
-// Where a layer has so few output channels that four phases of it fit one vector (the last block of a
-// decoder, 64 -> 4, with 16 lanes), the nine products would leave lanes idle. There the merged-tap form is
-// used instead: a 3x3 convolution to 4 x oc phase channels, whose 2x2 patches are then written out. It
-// costs nine vector products too, each with 16 lanes in use.
-#include "conv.h"
-#include "tile.h"
+// Columns, where a layer has at most kFew output channels (the last block of a decoder, 64 -> 4): nine
+// products would leave most lanes of their panels idle. Turned round, each input pixel is multiplied once
+// with everything that any output near it wants of it: four phases, four taps each (those that fall on the
+// same pixel merged), 16 columns per output channel, all lanes in use. The outputs are then sums of four
+// columns of neighbouring pixels. 64 -> 4 takes 4 vector products per k with 16 lanes, where nine products
+// take 9.
+#include "nine_products.h"
 #include "upsample_conv.h"
 
 namespace edgevae::EDGEVAE_ISA {
-
-extern const ConvKernel conv;
-
 namespace {
 
-constexpr int kProducts = 9;
+constexpr int kFew = 4;
 
-bool use_phases(const UpsampleConvShape& s) { return 4 * s.oc <= kLanes; }
+bool by_columns(const UpsampleConvShape& s) { return s.oc <= kFew; }
 
-ConvShape phase_conv(const UpsampleConvShape& s) {
-  ConvShape c = conv_shape(s.ih, s.iw, s.ic, s.ih, s.iw, 4 * s.oc, 3, 3);
-  c.n = s.n;
-  c.pad_top = c.pad_left = 1;
-  c.padding = s.padding;
-  c.weights = s.weights;
-  c.out_h = 2 * s.ih;
-  c.out_w = 2 * s.iw;
-  c.out_step = c.shuffle = 2;
-  return c;
+Products products(const UpsampleConvShape& s) {
+  return by_columns(s) ? Products(s.n, s.ih * s.iw, 1, s.ic, 16 * s.oc, s.weights)
+                       : Products(s.n, s.ih * s.iw, kNine, s.ic, s.oc, s.weights);
 }
 
-struct Layout {
-  int depth, vectors, width, panels;
+size_t packed_bytes(const UpsampleConvShape& s) { return products(s).packed_bytes(); }
 
-  explicit Layout(const UpsampleConvShape& s)
-      : depth(round_up(s.ic, kDepth)),
-        vectors(panel_vectors(s.oc)),
-        width(vectors * kLanes),
-        panels(ceil_div(s.oc, width)) {}
-  size_t panel_weights() const { return static_cast<size_t>(kProducts) * depth * width; }
-};
-
-size_t packed_bytes(const UpsampleConvShape& s) {
-  if (use_phases(s)) return conv.packed_bytes(phase_conv(s));
-  const Layout l(s);
-  return l.panels * l.panel_weights() * weight_bytes(s.weights);
-}
-
-// Transforms one 3x3 kernel: ss, sa, sc, as, cs, aa, ac, ca, cc.
-void transform(const float* g, float* out) {
-  double column[3][3];  // rows s, a, c of the row transform, still over kx
-  for (int x = 0; x < 3; ++x) {
-    column[0][x] = static_cast<double>(g[x]) + g[3 + x] + g[6 + x];
-    column[1][x] = g[x];
-    column[2][x] = g[6 + x];
-  }
-  const auto s = [&](int row) {
-    return static_cast<float>(column[row][0] + column[row][1] + column[row][2]);
-  };
-  const auto at = [&](int row, int x) { return static_cast<float>(column[row][x]); };
-  out[0] = s(0);
-  out[1] = at(0, 0);
-  out[2] = at(0, 2);
-  out[3] = s(1);
-  out[4] = s(2);
-  out[5] = at(1, 0);
-  out[6] = at(1, 2);
-  out[7] = at(2, 0);
-  out[8] = at(2, 2);
-}
-
-// (oc, ic, 3, 3) to (4 oc, ic, 3, 3): of phase (py, px) the taps that fall on the same input pixel, summed.
-void pack_phases(const UpsampleConvShape& s, const float* weights, void* packed) {
-  const ConvShape shape = phase_conv(s);
-  const size_t count = static_cast<size_t>(shape.oc) * s.ic * 9;
-  float* merged = static_cast<float*>(__builtin_calloc(count, sizeof(float)));
+// The taps of phase (py, px) that fall on the same input pixel, summed: out[phase][ty][tx], over the pixels
+// (i - 1 + py + ty, j - 1 + px + tx).
+void merge_taps(const float* g, float* out) {
   for (int phase = 0; phase < 4; ++phase) {
-    for (int o = 0; o < s.oc; ++o) {
-      for (int i = 0; i < s.ic; ++i) {
-        const float* g = weights + (static_cast<size_t>(o) * s.ic + i) * 9;
-        double sum[9] = {};
-        for (int ky = 0; ky < 3; ++ky) {
-          for (int kx = 0; kx < 3; ++kx) {
-            // Tap k of phase p reads upsampled position 2i + p + k - 1, that is pixel i + floor((p + k - 1) /
-            // 2).
-            const int dy = (phase / 2 + ky + 1) / 2, dx = (phase % 2 + kx + 1) / 2;
-            sum[dy * 3 + dx] += g[ky * 3 + kx];
-          }
-        }
-        float* to = merged + ((static_cast<size_t>(phase) * s.oc + o) * s.ic + i) * 9;
-        for (int tap = 0; tap < 9; ++tap) to[tap] = static_cast<float>(sum[tap]);
+    double sums[4] = {};
+    for (int ky = 0; ky < 3; ++ky) {
+      for (int kx = 0; kx < 3; ++kx) {
+        // Tap k of phase p reads upsampled position 2i + p + k - 1, that is pixel i - 1 + (p + k + 1) / 2.
+        const int ty = (phase / 2 + ky + 1) / 2 - phase / 2, tx = (phase % 2 + kx + 1) / 2 - phase % 2;
+        sums[2 * ty + tx] += g[3 * ky + kx];
       }
     }
+    for (int tap = 0; tap < 4; ++tap) out[4 * phase + tap] = static_cast<float>(sums[tap]);
   }
-  conv.pack(shape, merged, packed);
-  __builtin_free(merged);
 }
 
-// (oc, ic, 3, 3) to [panel][product][ic][lane].
 void pack(const UpsampleConvShape& s, const float* weights, void* packed) {
-  if (use_phases(s)) return pack_phases(s, weights, packed);
-  const Layout l(s);
-  __builtin_memset(packed, 0, packed_bytes(s));
+  const Products p = products(s);
+  __builtin_memset(packed, 0, p.packed_bytes());
   for (int o = 0; o < s.oc; ++o) {
-    const size_t panel = o / l.width * l.panel_weights() + o % l.width;
-    for (int i = 0; i < s.ic; ++i) {
-      float products[kProducts];
-      transform(weights + (static_cast<size_t>(o) * s.ic + i) * 9, products);
-      for (int p = 0; p < kProducts; ++p) {
-        set_weight(packed, panel + (static_cast<size_t>(p) * l.depth + i) * l.width, products[p], s.weights);
+    for (int i = 0; i < s.ic; ++i, weights += 9) {
+      float transformed[16];
+      if (by_columns(s)) {
+        merge_taps(weights, transformed);
+        for (int j = 0; j < 16; ++j)
+          set_weight(packed, p.weight_index(j * s.oc + o, 0, i), transformed[j], s.weights);
+      } else {
+        transform_weights(weights, transformed);
+        for (int j = 0; j < kNine; ++j)
+          set_weight(packed, p.weight_index(o, j, i), transformed[j], s.weights);
       }
     }
   }
 }
 
-size_t scratch_floats(const UpsampleConvShape& s) {
-  if (use_phases(s)) return conv.scratch_floats(phase_conv(s));
-  const Layout l(s);
-  const Split split(s.n * s.ih * s.iw, kProducts * l.depth, l.panels, 1);
-  return tile_scratch_floats(split, kProducts * l.depth, kProducts * kSums);
+// Columns are made strip by strip: some rows of an image and one more on either side, which the neighbouring
+// strip makes again.
+struct Strips {
+  static constexpr int kFloats = 96 * 1024;  // of columns, 384 KiB
+  static constexpr int kRows = 4;            // at least, or the rows made twice would cost too much
+
+  int columns, strips, rows;  // floats of columns per pixel, strips per image, rows in the largest
+
+  Strips(const UpsampleConvShape& s, int threads) {
+    const Products p = products(s);
+    columns = p.panels() * p.width();
+    const int fit = max_of(kRows, kFloats / (s.iw * columns) - 2);
+    strips = max_of(ceil_div(s.ih, fit), min_of(ceil_div(2 * threads, s.n), s.ih / kRows));
+    rows = ceil_div(s.ih, strips);
+  }
+  size_t floats(const UpsampleConvShape& s) const { return static_cast<size_t>(rows + 2) * s.iw * columns; }
+};
+
+size_t scratch(const UpsampleConvShape& s) {
+  const Products p = products(s);
+  if (!by_columns(s)) return scratch_floats(p);
+  return Strips(s, 1).floats(s) + p.tile_pixels() * p.depth + tile_sums(p);
 }
 
-// The 3x3 neighbourhood of one input pixel; null reads zero.
-struct Neighbours {
-  const float* at[3][3];
-
-  Neighbours(const UpsampleConvShape& s, const float* x, int index) {
-    const int px = index % s.iw, py = index / s.iw % s.ih, b = index / (s.iw * s.ih);
-    for (int dy = 0; dy < 3; ++dy) {
-      for (int dx = 0; dx < 3; ++dx) {
-        int row = py + dy - 1, column = px + dx - 1;
-        const bool inside = row >= 0 && row < s.ih && column >= 0 && column < s.iw;
-        row = max_of(0, min_of(row, s.ih - 1));
-        column = max_of(0, min_of(column, s.iw - 1));
-        at[dy][dx] = inside || s.padding == Padding::kReplicate
-                         ? x + ((static_cast<size_t>(b) * s.ih + row) * s.iw + column) * s.ic
-                         : nullptr;
+// Columns of pixels [first, last) of x, pixel by pixel.
+void make_columns(const Products& p, const UpsampleConvShape& s, const float* x, const void* packed,
+                  int pixels, float* gathered, float* sums, float* out) {
+  const Tiling tiling(pixels, p.tile_pixels());
+  const int columns = p.panels() * p.width();
+  for (int t = 0; t < tiling.tiles; ++t) {
+    const int size = tiling.size(t);
+    for (int i = 0; i < size; ++i) {
+      float* at = gathered + i * kDepth;
+      put(at, size, 0, x + static_cast<size_t>(tiling.begin(t) + i) * s.ic, s.ic);
+      put(at, size, s.ic, nullptr, p.depth - s.ic);
+    }
+    const auto multiply = tile_for(size, p.vectors, p.type);
+    for (int panel = 0; panel < p.panels(); ++panel) {
+      const char* weights =
+          static_cast<const char*>(packed) + panel * p.panel_weights() * weight_bytes(p.type);
+      multiply({p.depth / kDepth, true, weights, 0}, gathered, weights, sums);
+      for (int i = 0; i < size; ++i) {
+        __builtin_memcpy(out + static_cast<size_t>(tiling.begin(t) + i) * columns + panel * p.width(),
+                         sums + i * p.width(), p.width() * sizeof(float));
       }
     }
   }
-};
+}
 
-// Writes the nine transformed inputs of one pixel: X, L, R, U, D, UL, UR, DL, DR, `apart` floats from each
-// other, each as rows of kDepth channels, `row` floats apart.
-void gather(const UpsampleConvShape& s, const Neighbours& near, size_t apart, size_t row, float* out) {
-  for (int i0 = 0; i0 < s.ic; i0 += kDepth, out += row) {
-    for (int lane = 0; lane < kDepth; lane += kLanes) {
-      const int left = s.ic - i0 - lane;
-      const auto read = [&](int dy, int dx) {
-        const float* p = near.at[dy][dx];
-        return p == nullptr ? vf{} : load_first(p + i0 + lane, left);
-      };
-      const vf x = read(1, 1), n = read(0, 1), so = read(2, 1), w = read(1, 0), e = read(1, 2);
-      const vf l = w - x, r = x - e;
-      float* to = out + lane;
-      store(to, x);
-      store(to + apart, l);
-      store(to + 2 * apart, r);
-      store(to + 3 * apart, n - x);
-      store(to + 4 * apart, x - so);
-      store(to + 5 * apart, (read(0, 0) - n) - l);
-      store(to + 6 * apart, (n - read(0, 2)) - r);
-      store(to + 7 * apart, l - (read(2, 0) - so));
-      store(to + 8 * apart, r - (so - read(2, 2)));
+// The four outputs over the pixels of one row. rows[0..2] are the columns of the rows above, of it and below;
+// null reads zero.
+template <int OC>
+void finish_row(const UpsampleConvShape& s, const float* const* rows, int columns, const float* bias,
+                Activation act, float* y) {
+  float* below = y + static_cast<size_t>(2) * s.iw * OC;
+  for (int j = 0; j < s.iw; ++j) {
+    float patch[round_to_lanes(4 * OC)] = {};
+    for (int phase = 0; phase < 4; ++phase) {
+      float* to = patch + phase * OC;
+      for (int o = 0; o < OC; ++o) to[o] = bias[o];
+      for (int tap = 0; tap < 4; ++tap) {
+        const float* row = rows[phase / 2 + tap / 2];
+        int column = j - 1 + phase % 2 + tap % 2;
+        if (column < 0 || column >= s.iw) {
+          if (s.padding == Padding::kZeros) continue;
+          column = j;
+        }
+        if (row == nullptr) continue;
+        const float* from = row + static_cast<size_t>(column) * columns + (4 * phase + tap) * OC;
+        for (int o = 0; o < OC; ++o) to[o] += from[o];
+      }
     }
+    for (int i = 0; i < 4 * OC; i += kLanes) store(patch + i, activate(load(patch + i), act));
+    __builtin_memcpy(y + static_cast<size_t>(2) * j * OC, patch, 2 * OC * sizeof(float));
+    __builtin_memcpy(below + static_cast<size_t>(2) * j * OC, patch + 2 * OC, 2 * OC * sizeof(float));
   }
 }
 
-// The output transform of one pixel and vector: products `apart` floats from each other.
-struct Patch {
-  vf y00, y01, y10, y11;
-
-  Patch(const float* sums, size_t apart, vf bias) {
-    const auto product = [&](int p) { return load(sums + p * apart); };
-    const vf x = product(0) + bias, l = product(1), r = product(2), u = product(3), d = product(4);
-    y00 = (x + l) + (u + product(5));
-    y01 = (x - r) + (u - product(6));
-    y10 = (x + l) - (d + product(7));
-    y11 = (x - r) - (d - product(8));
-  }
-};
+void run_columns(const UpsampleConvShape& s, const float* x, const void* packed, const float* bias,
+                 Activation act, float* y, Scratch scratch, Pool& pool) {
+  const Products p = products(s);
+  const Strips strips(s, pool_threads(pool));
+  constexpr decltype(&finish_row<1>) finishes[kFew] = {finish_row<1>, finish_row<2>, finish_row<3>,
+                                                       finish_row<4>};
+  parallel_for(pool, s.n * strips.strips, [&](int task, int thread) {
+    float* gathered = scratch.base + static_cast<size_t>(thread) * scratch.per_thread;
+    float* sums = gathered + p.tile_pixels() * p.depth;
+    float* columns = sums + tile_sums(p);
+    const int image = task / strips.strips, strip = task % strips.strips;
+    const int begin = strip * s.ih / strips.strips, end = (strip + 1) * s.ih / strips.strips;
+    const int first = max_of(0, begin - 1), last = min_of(s.ih, end + 1);
+    const float* from = x + (static_cast<size_t>(image) * s.ih + first) * s.iw * s.ic;
+    make_columns(p, s, from, packed, (last - first) * s.iw, gathered, sums, columns);
+    for (int row = begin; row < end; ++row) {
+      const float* rows[3];
+      for (int d = 0; d < 3; ++d) {
+        int near = row + d - 1;
+        const bool inside = near >= 0 && near < s.ih;
+        if (!inside) near = row;
+        rows[d] = inside || s.padding == Padding::kReplicate
+                      ? columns + static_cast<size_t>(near - first) * s.iw * strips.columns
+                      : nullptr;
+      }
+      finishes[s.oc - 1](s, rows, strips.columns, bias, act,
+                         y + (static_cast<size_t>(image) * s.ih + row) * 4 * s.iw * s.oc);
+    }
+  });
+}
 
 void run(const UpsampleConvShape& s, const float* x, const void* packed, const float* bias, Activation act,
          float* y, Scratch scratch, Pool& pool) {
-  if (use_phases(s)) {
-    float biases[kLanes];
-    for (int i = 0; i < 4 * s.oc; ++i) biases[i] = bias[i % s.oc];
-    conv.run(phase_conv(s), x, packed, biases, act, y, scratch, pool);
-    return;
-  }
-  const Layout l(s);
-  const Split split(s.n * s.ih * s.iw, kProducts * l.depth, l.panels, pool_threads(pool));
-  const auto gather_tile = [&](int first, int size, float* at) {
-    for (int p = 0; p < size; ++p) {
-      gather(s, Neighbours(s, x, first + p), static_cast<size_t>(size) * l.depth,
-             static_cast<size_t>(size) * kDepth, at + p * kDepth);
+  if (by_columns(s)) return run_columns(s, x, packed, bias, act, y, scratch, pool);
+  const Products p = products(s);
+  const auto gather = [&](int first, int size, float* at) {
+    const size_t row = static_cast<size_t>(size) * kDepth, apart = static_cast<size_t>(size) * p.depth;
+    Position pixel(first, s.ih, s.iw);
+    for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), at += kDepth) {
+      const float* image = x + static_cast<size_t>(pixel.image) * s.ih * s.iw * s.ic;
+      gather_nine(Neighbours(image, s.ih, s.iw, s.ic, s.padding, pixel.y - 1, pixel.x - 1, 1), s.ic, apart,
+                  row, at);
     }
   };
-  const auto multiply = [&](int panel, int first, int size, const float* at, float* sums) {
-    const TileFn tile_product = tile_for(size, l.vectors, s.weights);
-    for (int product = 0; product < kProducts; ++product) {
-      tile_product(
-          l.depth / kDepth, at + static_cast<size_t>(product) * size * l.depth,
-          weights_at(packed, panel * l.panel_weights() + static_cast<size_t>(product) * l.depth * l.width,
-                     s.weights),
-          sums + product * kSums);
-    }
-    for (int p = 0; p < size; ++p) {
-      const int column = (first + p) % s.iw, row = (first + p) / s.iw;  // rows of the batch follow each other
-      for (int v = 0; v < l.vectors; ++v) {
-        const int o = panel * l.width + v * kLanes, left = s.oc - o;
-        if (left <= 0) break;
-        const Patch patch(sums + (p * l.vectors + v) * kLanes, kSums, load_first(bias + o, left));
-        const auto put_at = [&](float* to, vf value) { store_first(to, activate(value, act), left); };
-        float* corner = y + (static_cast<size_t>(2 * row) * 2 * s.iw + 2 * column) * s.oc + o;
-        float* below = corner + static_cast<size_t>(2) * s.iw * s.oc;
-        put_at(corner, patch.y00);
-        put_at(corner + s.oc, patch.y01);
-        put_at(below, patch.y10);
-        put_at(below + s.oc, patch.y11);
-      }
+  const auto finish = [&](int first, int size, int o, const float* sums) {
+    Position pixel(first, s.ih, s.iw);
+    for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), sums += p.width()) {
+      const size_t row = 2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y);
+      finish_nine(sums, size * p.width(), bias + o, s.oc - o, p.vectors, act, 2 * s.iw, s.oc,
+                  y + (row * 2 * s.iw + 2 * pixel.x) * s.oc + o);
     }
   };
-  for_each_tile(split, kProducts * l.depth, kProducts * kSums, scratch, pool, gather_tile, multiply);
+  run_products(p, s.oc, packed, scratch, pool, gather, finish);
 }
 
 }  // namespace
 
 extern const UpsampleConvKernel upsample_conv;
-const UpsampleConvKernel upsample_conv = {packed_bytes, pack, scratch_floats, run};
+const UpsampleConvKernel upsample_conv = {packed_bytes, pack, scratch, run};
 
 }  // namespace edgevae::EDGEVAE_ISA
