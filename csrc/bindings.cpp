@@ -67,6 +67,9 @@ struct Layers {
       if (d.contains("padding_mode")) layer.padding_mode = padding_of(choice(d, "padding_mode"));
       if (d.contains("shape")) layer.shape = py::cast<std::vector<int>>(d["shape"]);
       if (layer.op == "activation") layer.activation = activation_of(d);
+      integer("input_zero", layer.input_zero);
+      if (d.contains("weight_scale")) layer.weight_scale = tensor(tensors, choice(d, "weight_scale"));
+      if (d.contains("input_scale")) layer.input_scale = tensor(tensors, choice(d, "input_scale"));
       if (d.contains("weight")) layer.weight = tensor(tensors, choice(d, "weight"));
       if (d.contains("bias") && !d["bias"].is_none()) layer.bias = tensor(tensors, choice(d, "bias"));
       layers.push_back(std::move(layer));

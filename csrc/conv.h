@@ -1,7 +1,7 @@
 // conv: 2-D convolution, bias and activation in one pass.
 //
-//   y[b, oy, ox, o] = act(bias[o] + sum over ky, kx, i of
-//                         x[b, oy * stride + ky - pad_top, ox * stride + kx - pad_left, i] * w[o, i, ky, kx])
+//   y[b, oy, ox, o] = epilogue of the sum over ky, kx, i of
+//                         x[b, oy * stride + ky - pad_top, ox * stride + kx - pad_left, i] * w[o, i, ky, kx]
 //
 // In PyTorch, with pad_top = pad_left = p:
 //   y = act(F.conv2d(F.pad(x, (p, p, p, p), mode), w, bias, stride))
@@ -26,7 +26,8 @@ struct ConvShape {
   Padding padding = Padding::kZeros;
   int out_h, out_w, out_step = 1, out_y = 0, out_x = 0;
   WeightType weights = WeightType::kFloat32;
-  int outputs;  // channels wanted, at most oc: the others are neither computed nor stored
+  int input_zero = 0;  // of kQuads
+  int outputs;         // channels wanted, at most oc: the others are neither computed nor stored
 };
 
 // One image, stride 1, no padding, output in its place: what differs is set by the caller.
@@ -39,14 +40,13 @@ static inline ConvShape conv_shape(int ih, int iw, int ic, int oh, int ow, int o
   return s;
 }
 
-// One implementation of the contract. `packed` is what conv_pack made of weights (oc, ic, kh, kw);
-// its layout belongs to the implementation. n and the image size do not change the packing.
+// One implementation of the contract. `packed` is what pack made of weights (oc, ic, kh, kw), given as floats
+// whatever type they are kept in; its layout belongs to the implementation. n does not change the packing.
 struct ConvKernel {
   size_t (*packed_bytes)(const ConvShape&);
   void (*pack)(const ConvShape&, const float* weights, void* packed);
   size_t (*scratch_floats)(const ConvShape&);  // per thread
-  void (*run)(const ConvShape&, const float* x, const void* packed, const float* bias, Activation, float* y,
-              Scratch, Pool&);
+  void (*run)(const ConvShape&, const void* x, const void* packed, const Epilogue&, void* y, Scratch, Pool&);
 };
 
 }  // namespace edgevae

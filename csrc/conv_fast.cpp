@@ -13,7 +13,7 @@ namespace edgevae::EDGEVAE_ISA {
 namespace {
 
 Products products(const ConvShape& s) {
-  return Products(s.n, s.oh * s.ow, 1, s.kh * s.kw * s.ic, s.oc, s.weights);
+  return Products(s.n, s.oh * s.ow, 1, s.kh * s.kw * input_units(s.ic, s.weights), s.oc, s.weights);
 }
 
 size_t packed_bytes(const ConvShape& s) { return products(s).packed_bytes(); }
@@ -21,12 +21,13 @@ size_t packed_bytes(const ConvShape& s) { return products(s).packed_bytes(); }
 // (oc, ic, kh, kw) to k = (ky, kx, ic).
 void pack(const ConvShape& s, const float* weights, void* packed) {
   const Products p = products(s);
-  const int taps = s.kh * s.kw;
+  const int taps = s.kh * s.kw, units = input_units(s.ic, s.weights);
+  const int per_unit = s.weights == WeightType::kQuads ? 4 : 1;
   __builtin_memset(packed, 0, p.packed_bytes());
   for (int o = 0; o < s.oc; ++o) {
     for (int i = 0; i < s.ic; ++i) {
       for (int tap = 0; tap < taps; ++tap) {
-        set_weight(packed, p.weight_index(o, 0, tap * s.ic + i), *weights++, s.weights);
+        p.set(packed, o, 0, tap * units + i / per_unit, i % per_unit, *weights++, s.input_zero);
       }
     }
   }
@@ -34,10 +35,11 @@ void pack(const ConvShape& s, const float* weights, void* packed) {
 
 size_t scratch(const ConvShape& s) { return scratch_floats(products(s)); }
 
-// Gathers the taps of one output pixel.
-void gather_taps(const ConvShape& s, const float* image, const Position& pixel, int depth, int tile_pixels,
-                 float* at) {
-  image += static_cast<size_t>(pixel.image) * s.ih * s.iw * s.ic;
+// Gathers the taps of one output pixel, `ic` units each.
+void gather_taps(const ConvShape& s, int ic, const float* image, const Position& pixel, int depth,
+                 int tile_pixels, float* at) {
+  const float zero = zero_padding(s.weights, s.input_zero);
+  image += static_cast<size_t>(pixel.image) * s.ih * s.iw * ic;
   const int y0 = pixel.y * s.stride - s.pad_top, x0 = pixel.x * s.stride - s.pad_left;
   const bool columns_inside = x0 >= 0 && x0 + s.kw <= s.iw;
   int k = 0;
@@ -46,41 +48,48 @@ void gather_taps(const ConvShape& s, const float* image, const Position& pixel, 
     const bool row_inside = y >= 0 && y < s.ih;
     if (!row_inside && s.padding == Padding::kReplicate) y = y < 0 ? 0 : s.ih - 1;
     const bool row_zero = !row_inside && s.padding == Padding::kZeros;
-    const float* row = row_zero ? nullptr : image + static_cast<size_t>(y) * s.iw * s.ic;
+    const float* row = row_zero ? nullptr : image + static_cast<size_t>(y) * s.iw * ic;
     if (row_zero || columns_inside) {  // the taps of a kernel row are neighbours in memory
-      put(at, tile_pixels, k, row_zero ? nullptr : row + static_cast<ptrdiff_t>(x0) * s.ic, s.kw * s.ic);
-      k += s.kw * s.ic;
+      put(at, tile_pixels, k, row_zero ? nullptr : row + static_cast<ptrdiff_t>(x0) * ic, s.kw * ic, zero);
+      k += s.kw * ic;
       continue;
     }
-    for (int kx = 0; kx < s.kw; ++kx, k += s.ic) {
+    for (int kx = 0; kx < s.kw; ++kx, k += ic) {
       int x = x0 + kx;
       const bool inside = x >= 0 && x < s.iw;
       if (!inside && s.padding == Padding::kReplicate) x = x < 0 ? 0 : s.iw - 1;
-      const bool zero = !inside && s.padding == Padding::kZeros;
-      put(at, tile_pixels, k, zero ? nullptr : row + static_cast<ptrdiff_t>(x) * s.ic, s.ic);
+      const bool outside = !inside && s.padding == Padding::kZeros;
+      put(at, tile_pixels, k, outside ? nullptr : row + static_cast<ptrdiff_t>(x) * ic, ic, zero);
     }
   }
-  put(at, tile_pixels, k, nullptr, depth - k);
+  put(at, tile_pixels, k, nullptr, depth - k, 0.0f);
 }
 
-void run(const ConvShape& s, const float* x, const void* packed, const float* bias, Activation act, float* y,
+void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& epilogue, void* y,
          Scratch scratch, Pool& pool) {
   const Products p = products(s);
+  const Output out{epilogue, y, s.oc};
+  const int units = input_units(s.ic, s.weights);
   const auto gather = [&](int first, int size, float* at) {
     Position pixel(first, s.oh, s.ow);
     for (int i = 0; i < size; ++i, pixel.next(s.oh, s.ow)) {
-      gather_taps(s, x, pixel, p.depth, size, at + i * kDepth);
+      gather_taps(s, units, static_cast<const float*>(x), pixel, p.depth(), size, at + i * kDepth);
     }
   };
-  const auto finish_tile = [&](int first, int size, int o, const float* sums) {
+  const auto finish = [&](int first, int size, int panel, const float* sums) {
+    const int32_t* zero_sums = p.zero_sums(packed) + panel * p.width();
     Position pixel(first, s.oh, s.ow);
     for (int i = 0; i < size; ++i, pixel.next(s.oh, s.ow), sums += p.width()) {
       const size_t row = static_cast<size_t>(pixel.image) * s.out_h + s.out_y + pixel.y * s.out_step;
       const size_t at = row * s.out_w + s.out_x + pixel.x * s.out_step;
-      finish(sums, bias + o, s.outputs - o, p.vectors, act, y + at * s.oc + o);
+      for (int v = 0; v < p.vectors; ++v) {
+        const int o = panel * p.width() + v * kLanes;
+        if (o >= s.outputs) break;
+        out.put(at, o, s.outputs - o, finished(sums + v * kLanes, zero_sums + v * kLanes, p.type));
+      }
     }
   };
-  run_products(p, s.outputs, packed, scratch, pool, gather, finish_tile);
+  run_products(p, s.outputs, packed, scratch, pool, gather, finish);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ void pack(const ConvShape& s, const float* weights, void* packed) {
         float nine[kNine];
         transform_weights(kernel, nine);
         for (int j = 0; j < kNine; ++j) {
-          set_weight(packed, p.weight_index(o, j, parity * parity_depth(s) + i), nine[j], s.weights);
+          p.set(packed, o, j, parity * parity_depth(s) + i, 0, nine[j], 0);
         }
       }
     }
@@ -34,15 +34,17 @@ void pack(const ConvShape& s, const float* weights, void* packed) {
 
 size_t scratch(const ConvShape& s) { return scratch_floats(products(s)); }
 
-void run(const ConvShape& s, const float* x, const void* packed, const float* bias, Activation act, float* y,
+void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& epilogue, void* y,
          Scratch scratch, Pool& pool) {
   const Products p = products(s);
+  const Output out{epilogue, y, s.oc};
   const int columns = s.ow / 2, rows = s.oh / 2;
   const auto gather = [&](int first, int size, float* at) {
-    const size_t row = static_cast<size_t>(size) * kDepth, apart = static_cast<size_t>(size) * p.depth;
+    const size_t row = static_cast<size_t>(size) * kDepth, apart = static_cast<size_t>(size) * p.depth();
     Position patch(first, rows, columns);
     for (int i = 0; i < size; ++i, patch.next(rows, columns), at += kDepth) {
-      const float* image = x + static_cast<size_t>(patch.image) * s.ih * s.iw * s.ic;
+      const float* image =
+          static_cast<const float*>(x) + static_cast<size_t>(patch.image) * s.ih * s.iw * s.ic;
       for (int parity = 0; parity < 4; ++parity) {
         const int top = 4 * patch.y + parity / 2 - s.pad_top, left = 4 * patch.x + parity % 2 - s.pad_left;
         gather_nine(Neighbours(image, s.ih, s.iw, s.ic, s.padding, top, left, 2), s.ic, apart, row,
@@ -50,12 +52,11 @@ void run(const ConvShape& s, const float* x, const void* packed, const float* bi
       }
     }
   };
-  const auto finish = [&](int first, int size, int o, const float* sums) {
+  const auto finish = [&](int first, int size, int panel, const float* sums) {
     Position patch(first, rows, columns);
     for (int i = 0; i < size; ++i, patch.next(rows, columns), sums += p.width()) {
       const size_t row = static_cast<size_t>(patch.image) * s.oh + 2 * patch.y;
-      finish_nine(sums, size * p.width(), bias + o, s.oc - o, p.vectors, act, s.ow, s.oc,
-                  y + (row * s.ow + 2 * patch.x) * s.oc + o);
+      finish_nine(p, sums, static_cast<size_t>(size) * p.width(), panel, row * s.ow + 2 * patch.x, s.ow, out);
     }
   };
   run_products(p, s.oc, packed, scratch, pool, gather, finish);

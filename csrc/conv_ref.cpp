@@ -18,15 +18,15 @@ void pack(const ConvShape& s, const float* weights, void* packed) {
 
 size_t scratch_floats(const ConvShape&) { return 0; }
 
-void run(const ConvShape& s, const float* x, const void* packed, const float* bias, Activation act, float* y,
-         Scratch, Pool&) {
+void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& epilogue, void* y, Scratch,
+         Pool&) {
   const float* w = static_cast<const float*>(packed);
   const bool replicate = s.padding == Padding::kReplicate;
   for (int b = 0; b < s.n; ++b)
     for (int oy = 0; oy < s.oh; ++oy)
       for (int ox = 0; ox < s.ow; ++ox)
         for (int o = 0; o < s.outputs; ++o) {
-          double sum = bias[o];
+          double sum = 0;
           for (int ky = 0; ky < s.kh; ++ky)
             for (int kx = 0; kx < s.kw; ++kx) {
               int iy = oy * s.stride + ky - s.pad_top, ix = ox * s.stride + kx - s.pad_left;
@@ -34,13 +34,14 @@ void run(const ConvShape& s, const float* x, const void* packed, const float* bi
               if (!inside && !replicate) continue;
               iy = std::clamp(iy, 0, s.ih - 1);
               ix = std::clamp(ix, 0, s.iw - 1);
+              const size_t pixel = (static_cast<size_t>(b) * s.ih + iy) * s.iw + ix;
               for (int i = 0; i < s.ic; ++i)
-                sum += static_cast<double>(x[((static_cast<size_t>(b) * s.ih + iy) * s.iw + ix) * s.ic + i]) *
+                sum += read_input(x, pixel, s.ic, i, s.weights, s.input_zero) *
                        w[((static_cast<size_t>(o) * s.ic + i) * s.kh + ky) * s.kw + kx];
             }
           const int row = s.out_y + oy * s.out_step, column = s.out_x + ox * s.out_step;
-          y[((static_cast<size_t>(b) * s.out_h + row) * s.out_w + column) * s.oc + o] =
-              static_cast<float>(activate(sum, act));
+          write_output(epilogue, sum, (static_cast<size_t>(b) * s.out_h + row) * s.out_w + column, s.oc, o, o,
+                       y);
         }
 }
 

@@ -20,6 +20,12 @@ Kernels kernels();
 namespace avx512 {
 Kernels kernels();
 }
+namespace avx512_vnni {
+Kernels kernels();
+}
+namespace avx2_vnni {
+Kernels kernels();
+}
 #endif
 
 namespace {
@@ -32,10 +38,13 @@ const std::vector<Kernels>& runnable() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("fma")) {
+      if (__builtin_cpu_supports("avx512vnni")) found.push_back(avx512_vnni::kernels());
       found.push_back(avx512::kernels());
     }
 #endif
 #ifdef EDGEVAE_HAVE_avx2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("avxvnni"))
+      found.push_back(avx2_vnni::kernels());
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
       found.push_back(avx2::kernels());
 #endif

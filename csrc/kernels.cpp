@@ -10,6 +10,8 @@ extern const ConvKernel conv, conv_nine;
 extern const UpsampleConvKernel upsample_conv;
 extern const FramePackKernel frame_pack;
 void activation(const float* x, size_t count, Activation act, float* y);
+void quantize(const float* x, size_t pixels, int channels, const float* inverse_scale, int zero,
+              unsigned char* q);
 void max_pool(const MaxPoolShape& s, const float* x, float* y, Pool& pool);
 void frame_unpack(const float* x, size_t pixels, const InputEncoding& e, uint8_t* rgb, float* depth);
 
@@ -19,6 +21,7 @@ Kernels kernels() {
           conv_nine,
           upsample_conv,
           activation,
+          quantize,
           max_pool,
           frame_pack,
           frame_unpack};

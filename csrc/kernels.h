@@ -14,6 +14,7 @@ struct Kernels {
   ConvKernel conv_nine;  // only for shapes that methods.h gives to it
   UpsampleConvKernel upsample_conv;
   ActivationRun activation;
+  QuantizeRun quantize;
   MaxPoolRun max_pool;
   FramePackKernel frame_pack;
   FrameUnpackRun frame_unpack;

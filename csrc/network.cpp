@@ -55,6 +55,34 @@ int check_weights(size_t index, const Layer& layer, size_t rank, size_t in_axis,
   return out;
 }
 
+// What an int8 layer brings beside its weights. `scales` numbers of weight_scale, `inputs` of input_scale,
+// each output a sum of `terms`.
+void check_scales(size_t index, const Layer& layer, std::vector<int> scales, int inputs, std::int64_t terms) {
+  if (layer.weight_scale.data == nullptr) return;
+  const auto positive = [](const Tensor& t, std::int64_t count) {
+    return std::all_of(t.data, t.data + count, [](float v) { return v > 0 && std::isfinite(v); });
+  };
+  std::int64_t count = 1;
+  for (int n : scales) count *= n;
+  if (layer.weight_scale.shape != scales || !positive(layer.weight_scale, count)) {
+    fail(index, layer,
+         "weight_scale has shape " + text(layer.weight_scale.shape) + ", wanted positive numbers, " +
+             text(scales) + ".");
+  }
+  if (layer.input_scale.data == nullptr) return;
+  if (layer.input_scale.shape != std::vector<int>{inputs} || !positive(layer.input_scale, inputs)) {
+    fail(index, layer,
+         "input_scale has shape " + text(layer.input_scale.shape) + ", wanted positive numbers, (" +
+             std::to_string(inputs) + ").");
+  }
+  if (layer.input_zero < 0 || layer.input_zero > 255) {
+    fail(index, layer, "input_zero is " + std::to_string(layer.input_zero) + ", wanted 0 to 255.");
+  }
+  if (terms > (std::int64_t{1} << 31) / (255 * 128)) {
+    fail(index, layer, "sums " + std::to_string(terms) + " products, too many for int8 arithmetic.");
+  }
+}
+
 void want_image(size_t index, const Layer& layer, const Shape& s) {
   if (!s.image)
     fail(index, layer, "wants an image, gets " + text(s) + "; a reshape to (c, h, w) is missing.");
@@ -81,13 +109,23 @@ Shape next_shape(size_t index, const Layer& layer, const Shape& in, int conditio
   if (layer.op == "conv2d") {
     want_image(index, layer, in);
     out.c = check_weights(index, layer, 4, 1, in.c, 0);
+    check_scales(index, layer, {out.c}, in.c,
+                 std::int64_t{in.c} * layer.weight.shape[2] * layer.weight.shape[3]);
     out.h = slide(index, layer, in.h, layer.weight.shape[2], layer.stride, layer.padding);
     out.w = slide(index, layer, in.w, layer.weight.shape[3], layer.stride, layer.padding);
   } else if (layer.op == "upsample_conv2d") {
     want_image(index, layer, in);
-    out.c = check_weights(index, layer, 4, 1, in.c, 0);
-    if (layer.weight.shape[2] != 3 || layer.weight.shape[3] != 3) {
-      fail(index, layer, "weight has shape " + text(layer.weight.shape) + ", wanted a 3x3 kernel.");
+    const auto& shape = layer.weight.shape;
+    if (layer.weight_scale.data == nullptr) {
+      out.c = check_weights(index, layer, 4, 1, in.c, 0);
+      if (shape[2] != 3 || shape[3] != 3)
+        fail(index, layer, "weight has shape " + text(shape) + ", wanted a 3x3 kernel.");
+    } else {
+      out.c = check_weights(index, layer, 5, 2, in.c, 1);
+      if (shape[0] != 4 || shape[3] != 2 || shape[4] != 2 || layer.input_scale.data == nullptr)
+        fail(index, layer,
+             "weight has shape " + text(shape) + ", wanted int8 phases (4, O, I, 2, 2) with input_scale.");
+      check_scales(index, layer, {4, out.c}, in.c, std::int64_t{4} * in.c);
     }
     if (in.h > 16384 || in.w > 16384) fail(index, layer, "input " + text(in) + " is too large.");
     out.h = 2 * in.h;
@@ -95,6 +133,8 @@ Shape next_shape(size_t index, const Layer& layer, const Shape& in, int conditio
   } else if (layer.op == "conv_transpose2d") {
     want_image(index, layer, in);
     out.c = check_weights(index, layer, 4, 0, in.c, 1);
+    check_scales(index, layer, {out.c}, in.c,
+                 std::int64_t{in.c} * layer.weight.shape[2] * layer.weight.shape[3]);
     const auto grow = [&](int n, int kernel) {
       const std::int64_t size = (n - std::int64_t{1}) * layer.stride - 2 * std::int64_t{layer.padding} +
                                 kernel + layer.output_padding;
@@ -112,6 +152,7 @@ Shape next_shape(size_t index, const Layer& layer, const Shape& in, int conditio
   } else if (layer.op == "linear") {
     want_vector(index, layer, in);
     out.c = check_weights(index, layer, 2, 1, in.c, 0);
+    check_scales(index, layer, {out.c}, in.c, in.c);
   } else if (layer.op == "max_pool2d") {
     want_image(index, layer, in);
     if (layer.kernel < 1)
@@ -199,6 +240,7 @@ class Network::Builder {
   Step& append(Kind kind) {
     net_.steps_.push_back(Step{});
     net_.steps_.back().kind = kind;
+    net_.steps_.back().layer = at_;
     return net_.steps_.back();
   }
 
@@ -228,9 +270,48 @@ class Network::Builder {
     }
   }
 
-  void set_bias(const Layer& layer, Step& step, int count) {
+  void set_constants(const Layer& layer, Step& step, int count) {
     step.bias.assign(count, 0.0f);
     if (layer.bias.data != nullptr) std::copy_n(layer.bias.data, count, step.bias.data());
+    if (layer.weight_scale.data != nullptr) {
+      const int phases = layer.weight_scale.shape.size() == 2 ? layer.weight_scale.shape[0] : 1;
+      step.scale.assign(layer.weight_scale.data, layer.weight_scale.data + phases * count);
+    }
+  }
+
+  // Has the input of an integer layer quantized: by the steps that make it, where it is an image that they
+  // have just made, else by a step of its own. `scales` are those of the input's channels as they lie in
+  // memory.
+  void quantize_input(const Layer& layer, const Shape& in, const float* scales) {
+    if (layer.input_scale.data == nullptr) return;
+    Floats inverse(in.c);
+    for (int i = 0; i < in.c; ++i) inverse[i] = 1.0f / scales[i];
+    auto& steps = net_.steps_;
+    size_t first = steps.size();
+    while (first > 0 && makes_image(steps[first - 1], in) &&
+           (first == steps.size() || steps[first - 1].keeps_input))
+      --first;
+    if (first == steps.size()) {
+      append(Kind::kQuantize).shape = in;
+      net_.largest_ = std::max(net_.largest_, in.floats());
+      first = steps.size() - 1;
+    }
+    for (size_t i = first; i < steps.size(); ++i) {
+      steps[i].inverse_scale = inverse;
+      steps[i].zero = layer.input_zero;
+    }
+  }
+
+  static bool makes_image(const Step& step, const Shape& image) {
+    if (!image.image) return false;
+    if (step.kind == Kind::kUpsampleConv)
+      return step.upsample.oc == image.c && 2 * step.upsample.ih == image.h && 2 * step.upsample.iw == image.w;
+    return step.kind == Kind::kConv && step.conv.oc == image.c && step.conv.out_h == image.h &&
+           step.conv.out_w == image.w;
+  }
+
+  WeightType int8_type(const Layer& layer) const {
+    return layer.input_scale.data != nullptr ? WeightType::kQuads : WeightType::kInt8;
   }
 
   WeightType weight_type(const float* weights, size_t count, bool used_as_they_are) const {
@@ -249,32 +330,41 @@ class Network::Builder {
     return WeightType::kFloat16;
   }
 
-  void pack_conv(Step& step, const float* weights) {
+  void pack_conv(const Layer& layer, Step& step, const float* weights) {
     const ConvShape& s = step.conv;
-    const bool nine = conv_method(s) == ConvMethod::kNineProducts;
+    const bool int8 = layer.weight_scale.data != nullptr;
+    const bool nine = !int8 && conv_method(s) == ConvMethod::kNineProducts;
     step.conv_kernel = nine ? &net_.kernels_.conv_nine : &net_.kernels_.conv;
-    step.conv.weights = weight_type(weights, static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw, !nine);
+    step.conv.weights =
+        int8 ? int8_type(layer) : weight_type(weights, static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw, !nine);
+    step.conv.input_zero = layer.input_zero;
     step.weights.resize(step.conv_kernel->packed_bytes(step.conv));
     step.conv_kernel->pack(step.conv, weights, step.weights.data());
   }
 
   void add_conv(const Layer& layer, const Shape& in, const Shape& out) {
+    quantize_input(layer, in, layer.input_scale.data);
     Step& step = append(Kind::kConv);
     const int kh = layer.weight.shape[2], kw = layer.weight.shape[3];
     step.conv = conv_shape(in.h, in.w, in.c, out.h, out.w, out.c, kh, kw);
     step.conv.stride = layer.stride;
     step.conv.pad_top = step.conv.pad_left = layer.padding;
     step.conv.padding = layer.padding_mode;
-    set_bias(layer, step, out.c);
-    pack_conv(step, layer.weight.data);
+    set_constants(layer, step, out.c);
+    pack_conv(layer, step, layer.weight.data);
     net_.macs_ += out.floats() * in.c * kh * kw;
   }
 
   void add_upsample_conv(const Layer& layer, const Shape& in, const Shape& out) {
+    quantize_input(layer, in, layer.input_scale.data);
     Step& step = append(Kind::kUpsampleConv);
     step.upsample = {0, in.h, in.w, in.c, out.c, layer.padding_mode};
-    set_bias(layer, step, out.c);
-    step.upsample.weights = weight_type(layer.weight.data, static_cast<size_t>(out.c) * in.c * 9, false);
+    set_constants(layer, step, out.c);
+    step.upsample.input_zero = layer.input_zero;
+    step.upsample.weights =
+        layer.weight_scale.data != nullptr
+            ? int8_type(layer)
+            : weight_type(layer.weight.data, static_cast<size_t>(out.c) * in.c * 9, false);
     step.weights.resize(net_.kernels_.upsample_conv.packed_bytes(step.upsample));
     net_.kernels_.upsample_conv.pack(step.upsample, layer.weight.data, step.weights.data());
     net_.macs_ += out.floats() * in.c * 9;
@@ -294,6 +384,7 @@ class Network::Builder {
       return Phase{taps, taps - 1 - (phase + layer.padding) / stride, (size - phase + stride - 1) / stride,
                    first};
     };
+    quantize_input(layer, in, layer.input_scale.data);
     for (int py = 0; py < std::min(stride, out.h); ++py) {
       for (int px = 0; px < std::min(stride, out.w); ++px) {
         const Phase y = phase_of(py, kh, out.h), x = phase_of(px, kw, out.w);
@@ -319,8 +410,8 @@ class Network::Builder {
                 weights[((static_cast<size_t>(o) * in.c + i) * th + ty) * tw + tx] =
                     layer.weight.data[((static_cast<size_t>(i) * out.c + o) * kh + ky) * kw + kx];
               }
-        set_bias(layer, step, out.c);
-        pack_conv(step, weights.data());
+        set_constants(layer, step, out.c);
+        pack_conv(layer, step, weights.data());
       }
     }
     net_.steps_.back().keeps_input = false;
@@ -329,9 +420,14 @@ class Network::Builder {
 
   void add_linear(const Layer& layer, const Shape& in, const Shape& out) {
     std::vector<float> weights(layer.weight.data, layer.weight.data + out.floats() * in.c);
+    if (layer.input_scale.data != nullptr) {
+      std::vector<float> scales(layer.input_scale.data, layer.input_scale.data + in.c);
+      if (planes_) to_nhwc(layer.input_scale.data, planes_->c, planes_->floats() / planes_->c, scales.data());
+      quantize_input(layer, in, scales.data());
+    }
     Step& step = append(Kind::kConv);
     step.conv = conv_shape(1, 1, in.c, 1, 1, out.c, 1, 1);
-    set_bias(layer, step, out.c);
+    set_constants(layer, step, out.c);
     if (planes_) {  // the input lies in (h, w, c) order: so shall the columns
       for (int o = 0; o < out.c; ++o) {
         const std::int64_t row = std::int64_t{o} * in.c;
@@ -342,18 +438,20 @@ class Network::Builder {
     if (const auto image = image_after_linear()) {  // and the rows, where an image follows
       const std::int64_t pixels = image->floats() / image->c;
       std::vector<float> rows(weights.size());
-      Floats bias(step.bias.size());
+      Floats bias(step.bias.size()), scale(step.scale.size());
       for (std::int64_t p = 0; p < pixels; ++p)
         for (int c = 0; c < image->c; ++c) {
           const std::int64_t from = c * pixels + p, to = p * image->c + c;
           std::copy_n(&weights[from * in.c], in.c, &rows[to * in.c]);
           bias[to] = step.bias[from];
+          if (!scale.empty()) scale[to] = step.scale[from];
         }
       weights.swap(rows);
       step.bias.swap(bias);
+      step.scale.swap(scale);
       image_in_order_ = true;
     }
-    pack_conv(step, weights.data());
+    pack_conv(layer, step, weights.data());
     net_.macs_ += out.floats() * in.c;
   }
 
@@ -460,12 +558,11 @@ const float* Network::run_steps(int n, int outputs, const float* condition, Afte
       case Kind::kConv:
         s.conv.n = n;
         s.conv.outputs = i + 1 == steps_.size() && !output_.image ? outputs : s.conv.oc;
-        s.conv_kernel->run(s.conv, x, s.weights.data(), s.bias.data(), s.activation, y, scratch, *pool_);
+        s.conv_kernel->run(s.conv, x, s.weights.data(), s.epilogue(), y, scratch, *pool_);
         break;
       case Kind::kUpsampleConv:
         s.upsample.n = n;
-        kernels_.upsample_conv.run(s.upsample, x, s.weights.data(), s.bias.data(), s.activation, y, scratch,
-                                   *pool_);
+        kernels_.upsample_conv.run(s.upsample, x, s.weights.data(), s.epilogue(), y, scratch, *pool_);
         break;
       case Kind::kMaxPool:
         s.pool.n = n;
@@ -473,6 +570,10 @@ const float* Network::run_steps(int n, int outputs, const float* condition, Afte
         break;
       case Kind::kActivation:
         kernels_.activation(x, static_cast<size_t>(s.shape.floats()) * n, s.activation, y);
+        break;
+      case Kind::kQuantize:
+        kernels_.quantize(x, static_cast<size_t>(s.shape.floats() / s.shape.c) * n, s.shape.c,
+                          s.inverse_scale.data(), s.zero, reinterpret_cast<unsigned char*>(y));
         break;
       case Kind::kConcat:
         for (int b = 0; b < n; ++b) {

@@ -28,6 +28,9 @@ struct Tensor {
 struct Layer {
   std::string op;
   Tensor weight, bias;  // bias.data may be null
+  Tensor weight_scale;  // of int8 weights, else data is null
+  Tensor input_scale;   // of a layer with integer arithmetic, else data is null
+  int input_zero = 0;
   int stride = 1, padding = 0, output_padding = 0, kernel = 0, size = 0;
   Padding padding_mode = Padding::kZeros;
   std::vector<int> shape;  // of reshape
@@ -89,7 +92,7 @@ class Network {
   Scratch scratch(size_t per_thread);
 
  private:
-  enum class Kind { kConv, kUpsampleConv, kMaxPool, kConcat, kActivation, kToNchw, kToNhwc };
+  enum class Kind { kConv, kUpsampleConv, kMaxPool, kConcat, kActivation, kQuantize, kToNchw, kToNhwc };
   struct Step {
     Kind kind;
     ConvShape conv{};
@@ -99,7 +102,15 @@ class Network {
     Shape shape{};  // of the other kinds: the input
     Activation activation{};
     Bytes weights;
-    Floats bias;
+    Floats bias, scale;
+    Floats inverse_scale;  // of quantized output, else empty
+    int zero = 0;
+    size_t layer = 0;
+
+    Epilogue epilogue() const {
+      return {bias.data(), scale.empty() ? nullptr : scale.data(), activation,
+              inverse_scale.empty() ? nullptr : inverse_scale.data(), zero};
+    }
     bool keeps_input = false;  // one of several steps that fill the same output
   };
   class Builder;

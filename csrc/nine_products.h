@@ -119,20 +119,19 @@ static inline void gather_nine(const Neighbours& near, int channels, size_t apar
   }
 }
 
-// Adds the products of one patch up and stores its four outputs. `corner` is y00 in an image of `width`
-// pixels of `channels`; `left` channels remain there, at most `vectors` of them are in `sums`.
-static inline void finish_nine(const float* sums, size_t apart, const float* bias, int left, int vectors,
-                               Activation act, int width, int channels, float* corner) {
-  float* below = corner + static_cast<size_t>(width) * channels;
-  for (int v = 0; v < vectors && left > 0; ++v, left -= kLanes, sums += kLanes, bias += kLanes) {
-    const auto product = [&](int p) { return load(sums + p * apart); };
-    const auto put_at = [&](float* to, vf y) { store_first(to + v * kLanes, activate(y, act), left); };
-    const vf x = product(0) + load_first(bias, left), l = product(1), r = product(2), u = product(3),
-             d = product(4);
-    put_at(corner, (x + l) + (u + product(5)));
-    put_at(corner + channels, (x - r) + (u - product(6)));
-    put_at(below, (x + l) - (d + product(7)));
-    put_at(below + channels, (x - r) - (d - product(8)));
+// Adds the products of one patch up and stores its four outputs. `corner` is the pixel of y00 in an image
+// `width` pixels wide; the nine sums of each channel are `apart` from each other.
+static inline void finish_nine(const Products& p, const float* sums, size_t apart, int panel, size_t corner,
+                               int width, const Output& out) {
+  for (int v = 0; v < p.vectors; ++v, sums += kLanes) {
+    const int o = panel * p.width() + v * kLanes, left = p.channels - o;
+    if (left <= 0) break;
+    const auto product = [&](int j) { return load(sums + j * apart); };
+    const vf x = product(0), l = product(1), r = product(2), u = product(3), d = product(4);
+    out.put(corner, o, left, (x + l) + (u + product(5)));
+    out.put(corner + 1, o, left, (x - r) + (u - product(6)));
+    out.put(corner + width, o, left, (x + l) - (d + product(7)));
+    out.put(corner + width + 1, o, left, (x - r) - (d - product(8)));
   }
 }
 

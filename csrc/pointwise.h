@@ -1,4 +1,4 @@
-// Layers that look at one place at a time: activations and max pooling.
+// Layers that look at one place at a time: activations, quantization and max pooling.
 #pragma once
 
 #include "layers.h"
@@ -7,6 +7,11 @@ namespace edgevae {
 
 // y = act(x), element by element; y may be x.
 using ActivationRun = void (*)(const float* x, size_t count, Activation, float* y);
+
+// q = clamp(rint(x * inverse_scale[c]) + zero), as Epilogue has it, of pixels of `channels`; a pixel of q has
+// its channels rounded up to whole quads.
+using QuantizeRun = void (*)(const float* x, size_t pixels, int channels, const float* inverse_scale,
+                             int zero, unsigned char* q);
 
 // In PyTorch: y = F.max_pool2d(x, kernel, stride). A NaN in the window makes the output NaN.
 struct MaxPoolShape {

@@ -12,6 +12,15 @@ void activation(const float* x, size_t count, Activation act, float* y) {
   if (left > 0) store_first(y + i, activate(load_first(x + i, left), act), left);
 }
 
+void quantize(const float* x, size_t pixels, int channels, const float* inverse_scale, int zero, uint8_t* q) {
+  for (size_t p = 0; p < pixels; ++p, x += channels, q += round_up(channels, 4)) {
+    for (int c = 0; c < channels; c += kLanes) {
+      const int left = channels - c;
+      store_bytes(q + c, quantize(load_first(x + c, left) * load_first(inverse_scale + c, left), zero), left);
+    }
+  }
+}
+
 void max_pool(const MaxPoolShape& s, const float* x, float* y, Pool& pool) {
   // Keeps a if it is NaN or the larger, takes b if that is NaN: a NaN in the window is never lost.
   const auto larger = [](vf a, vf b) { return b > a || b != b ? b : a; };

@@ -2,12 +2,22 @@
 
 #include <cmath>
 
+#include "aligned.h"
+
 #include "pointwise_ref.h"
 
 namespace edgevae::reference {
 
 void activation(const float* x, size_t count, Activation act, float* y) {
   for (size_t i = 0; i < count; ++i) y[i] = static_cast<float>(activate(x[i], act));
+}
+
+void quantize(const float* x, size_t pixels, int channels, const float* inverse_scale, int zero,
+              unsigned char* q) {
+  const Floats none(channels, 0.0f);
+  const Epilogue e{none.data(), nullptr, {}, inverse_scale, zero};
+  for (size_t p = 0; p < pixels; ++p)
+    for (int c = 0; c < channels; ++c) write_output(e, x[p * channels + c], p, channels, c, c, q);
 }
 
 void max_pool(const MaxPoolShape& s, const float* x, float* y, Pool&) {

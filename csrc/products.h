@@ -11,23 +11,33 @@
 
 namespace edgevae::EDGEVAE_ISA {
 
-// `products` matrix products over the same pixels and channels (1, or the 9 of nine_products.h).
-// Weights lie as [panel][product][depth][vectors * kLanes], gathered tiles as [product][depth / 16][P][16].
+// `count` matrix products over the same pixels and output channels, k in units of 32 bits (a float, or a
+// quad). Weights lie as [panel][product][run][run_depth][vectors * kLanes], gathered tiles as rows of kDepth
+// units, each row for all pixels of the tile. Product j meets in its run r the gathered units from
+// offsets[j][r] on.
 struct Products {
-  int pixels, products;
-  int depth;     // k of one product, a multiple of kDepth
-  int channels;  // of the output
-  int vectors;   // per panel
+  static constexpr int kMost = 9;
+
+  int pixels, count, channels;
+  int runs, run_depth;  // run_depth is a multiple of kDepth
+  int gathered;         // units per pixel
+  int offsets[kMost][2];
+  int vectors;  // per panel
   WeightType type;
 
-  // `images` of `image_pixels` each; only the latter shapes the packing.
-  Products(int images, int image_pixels, int products_, int k, int channels_, WeightType type_)
+  // One product of k units, or as many as nine that each have k units of their own. Of the pixels, those of
+  // one image shape the packing, the number of images does not.
+  Products(int images, int image_pixels, int count_, int k, int channels_, WeightType type_)
       : pixels(images * image_pixels),
-        products(products_),
-        depth(round_up(k, kDepth)),
+        count(count_),
         channels(channels_),
+        runs(1),
+        run_depth(round_up(k, kDepth)),
+        gathered(count_ * run_depth),
         vectors(panel_vectors(image_pixels, channels_)),
-        type(type_) {}
+        type(type_) {
+    for (int j = 0; j < count; ++j) offsets[j][0] = j * run_depth;
+  }
 
   // Two vectors feed each pixel's broadcast to two products. One where there are no more channels, and where
   // an image is one tall tile: then each weight is read once, in one stream that the memory keeps up with,
@@ -36,15 +46,35 @@ struct Products {
     const bool one_tile = image_pixels > kTilePixels && image_pixels <= most_pixels(1);
     return channels <= kLanes || one_tile ? 1 : 2;
   }
+
   int tile_pixels() const { return most_pixels(vectors); }
   int width() const { return vectors * kLanes; }
   int panels() const { return ceil_div(channels, width()); }
-  size_t gathered_floats() const { return static_cast<size_t>(products) * depth; }  // of a pixel
-  size_t panel_weights() const { return gathered_floats() * width(); }
-  size_t packed_bytes() const { return panels() * panel_weights() * weight_bytes(type); }
-  // Where the weight of channel o at (product, k) lies.
-  size_t weight_index(int o, int product, int k) const {
-    return o / width() * panel_weights() + (static_cast<size_t>(product) * depth + k) * width() + o % width();
+  int depth() const { return runs * run_depth; }
+  size_t tile_sums() const { return static_cast<size_t>(count) * tile_pixels() * width(); }
+  size_t panel_weights() const { return static_cast<size_t>(count) * depth() * width(); }
+
+  const char* panel(const void* packed, int panel) const {
+    return static_cast<const char*>(packed) + panel * panel_weights() * weight_bytes(type);
+  }
+  // Of quads: what the zero of the input adds to each sum, [panel][product][width], behind the weights.
+  const int32_t* zero_sums(const void* packed) const {
+    return reinterpret_cast<const int32_t*>(panel(packed, panels()));
+  }
+  size_t packed_bytes() const {
+    const size_t sums = type == WeightType::kQuads ? static_cast<size_t>(panels()) * count * width() : 0;
+    return panels() * panel_weights() * weight_bytes(type) + sums * sizeof(int32_t);
+  }
+
+  // Writes the weight of output channel o, product j, unit k, and byte `part` of it where units are quads.
+  void set(void* packed, int o, int j, int k, int part, float value, int input_zero) const {
+    const size_t index =
+        o / width() * panel_weights() + (static_cast<size_t>(j) * depth() + k) * width() + o % width();
+    if (type != WeightType::kQuads) return set_weight(packed, index, value, type);
+    set_weight(packed, 4 * index + part, value, type);
+    auto* sums = const_cast<int32_t*>(zero_sums(packed));
+    sums[(o / width() * count + j) * width() + o % width()] +=
+        (input_zero - kQuadShift) * static_cast<int32_t>(value);
   }
 };
 
@@ -83,9 +113,11 @@ struct Split {
   Tiling tiling;
   int panels, blocks, groups;
 
-  Split(const Products& p, int threads) : tiling(p.pixels, p.tile_pixels()), panels(p.panels()) {
-    const size_t tile_floats = p.gathered_floats() * p.tile_pixels();
-    blocks = ceil_div(tiling.tiles, max_of(1, static_cast<int>(kGatheredFloats / tile_floats)));
+  // `channels` of the output are wanted.
+  Split(const Products& p, int channels, int threads)
+      : tiling(p.pixels, p.tile_pixels()), panels(ceil_div(channels, p.width())) {
+    const int fit = max_of(1, kGatheredFloats / (p.gathered * p.tile_pixels()));
+    blocks = ceil_div(tiling.tiles, fit);
     const int tasks_wanted = threads == 1 ? 1 : 4 * threads;
     blocks = max_of(blocks, min_of(tasks_wanted, tiling.tiles / kBlockTiles));
     groups = min_of(panels, ceil_div(tasks_wanted, blocks));
@@ -108,81 +140,91 @@ inline constexpr int kSums = 16 * 1024;
 // Scratch of a thread: which block is gathered (a cache line, so that the rest stays aligned), sums, pixels.
 inline constexpr int kBlockHeader = 16;
 
-// Floats of the sums of one tile.
-static inline size_t tile_sums(const Products& p) {
-  return static_cast<size_t>(p.products) * p.tile_pixels() * p.width();
-}
-
 // Tiles that are multiplied with a chunk in turn.
 static inline int swept_tiles(const Products& p) {
-  if (p.products * p.depth <= kChunk) return 1;  // nothing is gained: the chunk stays anyway
-  return max_of(1, kSums / static_cast<int>(tile_sums(p)));
+  if (p.count * p.depth() <= kChunk) return 1;  // nothing is gained: the chunk stays anyway
+  return max_of(1, kSums / static_cast<int>(p.tile_sums()));
 }
 
 static inline size_t scratch_floats(const Products& p) {
-  const Split split(p, 1);
-  return kBlockHeader + swept_tiles(p) * tile_sums(p) +
-         split.largest_block() * p.tile_pixels() * p.gathered_floats();
+  const Split split(p, p.channels, 1);
+  return kBlockHeader + swept_tiles(p) * p.tile_sums() +
+         static_cast<size_t>(split.largest_block()) * p.tile_pixels() * p.gathered;
 }
 
-// Multiplies a panel with tiles [begin, end), whose sums follow each other tile_sums(p) apart.
+// Multiplies a panel with tiles [begin, end), whose sums follow each other tile_sums() apart.
 static inline void sweep(const Products& p, const Tiling& tiling, const float* gathered, int first_pixel,
                          const char* weights, int begin, int end, bool prefetch, float* sums) {
-  for (int product = 0; product < p.products; ++product) {
-    for (int k = 0; k < p.depth; k += kChunk) {
-      const int blocks = min_of(kChunk, p.depth - k) / kDepth;
-      const size_t bytes = static_cast<size_t>(blocks) * kDepth * p.width() * weight_bytes(p.type);
-      const int per_k = static_cast<int>(p.width() * weight_bytes(p.type));
-      const int stride = prefetch ? ceil_div(per_k, end - begin) : 0;
-      const char* ahead = prefetch ? weights + bytes : weights;
-      for (int t = begin; t < end; ++t, ahead += static_cast<size_t>(stride) * blocks * kDepth) {
-        const int size = tiling.size(t);
-        const float* pixels = gathered + (tiling.begin(t) - first_pixel) * p.gathered_floats() +
-                              (static_cast<size_t>(product) * p.depth + k) * size;
-        tile_for(size, p.vectors, p.type)(
-            {blocks, k == 0, ahead, stride}, pixels, weights,
-            sums + (t - begin) * tile_sums(p) + static_cast<size_t>(product) * size * p.width());
+  const size_t per_k = p.width() * weight_bytes(p.type);
+  const int stride = prefetch ? ceil_div(static_cast<int>(per_k), end - begin) : 0;
+  for (int product = 0; product < p.count; ++product) {
+    for (int run = 0; run < p.runs; ++run) {
+      for (int k = 0; k < p.run_depth; k += kChunk) {
+        const int blocks = min_of(kChunk, p.run_depth - k) / kDepth;
+        const size_t bytes = blocks * kDepth * per_k;
+        const char* ahead = prefetch ? weights + bytes : weights;
+        for (int t = begin; t < end; ++t, ahead += static_cast<size_t>(stride) * blocks * kDepth) {
+          const int size = tiling.size(t);
+          const float* pixels = gathered + static_cast<size_t>(tiling.begin(t) - first_pixel) * p.gathered +
+                                static_cast<size_t>(p.offsets[product][run] + k) * size;
+          tile_for(size, p.vectors, p.type)(
+              {blocks, run == 0 && k == 0, ahead, stride}, pixels, weights,
+              sums + (t - begin) * p.tile_sums() + static_cast<size_t>(product) * size * p.width());
+        }
+        weights += bytes;
       }
-      weights += bytes;
     }
   }
 }
 
-// Runs a layer.
-//   gather(first, size, at)                  packs the pixels [first, first + size) as one tile to `at`;
-//   finish(first, size, channel, sums)       takes what came out of them and the panel from `channel` on:
-//                                            sums are [product][size][width].
+// Turns gathered uint8 into the signed bytes that a dot product wants.
+static inline void shift_quads(float* gathered, size_t count) {
+  if (kQuadShift == 0) return;
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t quad;
+    __builtin_memcpy(&quad, gathered + i, sizeof quad);
+    quad ^= 0x80808080u;
+    __builtin_memcpy(gathered + i, &quad, sizeof quad);
+  }
+}
+
+// Sums of kLanes channels: floats as they are, integers less what the input's zero added to them.
+static inline vf finished(const float* sums, const int32_t* zero_sums, WeightType type) {
+  if (type != WeightType::kQuads) return load(sums);
+  return __builtin_convertvector(load_integers(sums) - load_integers(zero_sums), vf);
+}
+
+// Runs a layer, as far as `channels` of its output are wanted.
+//   gather(first, size, at)              packs the pixels [first, first + size) as one tile to `at`;
+//   finish(first, size, panel, sums)     takes what came out of them: [product][size][width].
 template <class Gather, class Finish>
-void run_products(const Products& p, int channels_wanted, const void* packed, Scratch scratch, Pool& pool,
+void run_products(const Products& p, int channels, const void* packed, Scratch scratch, Pool& pool,
                   Gather gather, Finish finish) {
-  Products wanted = p;
-  wanted.channels = channels_wanted;
-  wanted.vectors = p.vectors;
-  const Split split(wanted, pool_threads(pool));
+  const Split split(p, channels, pool_threads(pool));
   const Tiling& tiling = split.tiling;
+  const int swept = swept_tiles(p);
   for (int t = 0; t < pool_threads(pool); ++t) scratch.base[t * scratch.per_thread] = -1.0f;
   parallel_for(pool, split.tasks(), [&](int task, int thread) {
     float* header = scratch.base + static_cast<size_t>(thread) * scratch.per_thread;
     float* sums = header + kBlockHeader;
-    float* gathered = sums + swept_tiles(p) * tile_sums(p);
+    float* gathered = sums + swept * p.tile_sums();
     const int block = task / split.groups, group = task % split.groups;
     const int first = split.tile_begin(block), last = split.tile_begin(block + 1);
     const int first_pixel = tiling.begin(first);
     if (*header != static_cast<float>(block)) {
       for (int t = first; t < last; ++t) {
-        gather(tiling.begin(t), tiling.size(t),
-               gathered + (tiling.begin(t) - first_pixel) * p.gathered_floats());
+        float* at = gathered + static_cast<size_t>(tiling.begin(t) - first_pixel) * p.gathered;
+        gather(tiling.begin(t), tiling.size(t), at);
+        if (p.type == WeightType::kQuads) shift_quads(at, static_cast<size_t>(tiling.size(t)) * p.gathered);
       }
       *header = static_cast<float>(block);
     }
     for (int panel = split.panel_begin(group); panel < split.panel_begin(group + 1); ++panel) {
-      const char* weights =
-          static_cast<const char*>(packed) + panel * p.panel_weights() * weight_bytes(p.type);
-      for (int begin = first; begin < last; begin += swept_tiles(p)) {
-        const int end = min_of(last, begin + swept_tiles(p));
-        sweep(p, tiling, gathered, first_pixel, weights, begin, end, begin == first, sums);
+      for (int begin = first; begin < last; begin += swept) {
+        const int end = min_of(last, begin + swept);
+        sweep(p, tiling, gathered, first_pixel, p.panel(packed, panel), begin, end, begin == first, sums);
         for (int t = begin; t < end; ++t) {
-          finish(tiling.begin(t), tiling.size(t), panel * p.width(), sums + (t - begin) * tile_sums(p));
+          finish(tiling.begin(t), tiling.size(t), panel, sums + (t - begin) * p.tile_sums());
         }
       }
     }

@@ -40,25 +40,30 @@ struct Run {
 };
 
 // c (P, NV * kLanes) += a packed by rows of kDepth, times a panel.
+// Quads of uint8 and their sums in int32 travel as floats, bits unchanged.
 template <int P, int NV, class W>
 void tile(Run run, const float* a, const void* weights, float* c) {
   const W* b = static_cast<const W*>(weights);
-  vf acc[P][NV] = {};
+  using Vector = decltype(load_weights(b));  // of floats, or of integers
+  Vector acc[P][NV] = {};
   for (; run.blocks > 0; --run.blocks, a += P * kDepth, b += kDepth * NV * kLanes) {
 #pragma GCC unroll 4
     for (int k = 0; k < kDepth; ++k) {
       __builtin_prefetch(run.ahead, 0, 3);
       run.ahead += run.stride;
-      vf w[NV];
+      Vector w[NV];
       for (int v = 0; v < NV; ++v) w[v] = load_weights(b + (k * NV + v) * kLanes);
       for (int p = 0; p < P; ++p) {
-        const vf x = broadcast(a[p * kDepth + k]);
-        for (int v = 0; v < NV; ++v) acc[p][v] += x * w[v];
+        for (int v = 0; v < NV; ++v) acc[p][v] = multiply_add(acc[p][v], a[p * kDepth + k], w[v]);
       }
     }
   }
   for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < NV; ++v, c += kLanes) store(c, run.first ? acc[p][v] : load(c) + acc[p][v]);
+    for (int v = 0; v < NV; ++v, c += kLanes) {
+      Vector before = {};
+      if (!run.first) __builtin_memcpy(&before, c, sizeof before);
+      store(c, before + acc[p][v]);
+    }
   }
 }
 
@@ -70,42 +75,68 @@ constexpr TileFn tile_of(int pixels, std::integer_sequence<int, P...>) {
   return table[pixels - 1];
 }
 
-// The tile for 1..most_pixels(vectors) pixels.
-static inline TileFn tile_for(int pixels, int vectors, WeightType type) {
-  using Tall = std::make_integer_sequence<int, most_pixels(1)>;
-  using Wide = std::make_integer_sequence<int, most_pixels(2)>;
-  if (type == WeightType::kFloat16) {
-    return vectors == 1 ? tile_of<1, uint16_t>(pixels, Tall{}) : tile_of<2, uint16_t>(pixels, Wide{});
-  }
-  return vectors == 1 ? tile_of<1, float>(pixels, Tall{}) : tile_of<2, float>(pixels, Wide{});
+template <class W>
+TileFn tile_of_type(int pixels, int vectors) {
+  return vectors == 1 ? tile_of<1, W>(pixels, std::make_integer_sequence<int, most_pixels(1)>{})
+                      : tile_of<2, W>(pixels, std::make_integer_sequence<int, most_pixels(2)>{});
 }
 
-// Packed weights of either type, by index.
-static inline size_t weight_bytes(WeightType type) { return type == WeightType::kFloat16 ? 2 : 4; }
+// The tile for 1..most_pixels(vectors) pixels.
+static inline TileFn tile_for(int pixels, int vectors, WeightType type) {
+  switch (type) {
+    case WeightType::kFloat16:
+      return tile_of_type<uint16_t>(pixels, vectors);
+    case WeightType::kInt8:
+      return tile_of_type<int8_t>(pixels, vectors);
+    case WeightType::kQuads:
+      return tile_of_type<Quad>(pixels, vectors);
+    case WeightType::kFloat32:
+      break;
+  }
+  return tile_of_type<float>(pixels, vectors);
+}
+
+// The bytes of one packed weight, or of one quad of them.
+static inline size_t weight_bytes(WeightType type) {
+  return type == WeightType::kFloat16 ? 2 : type == WeightType::kInt8 ? 1 : 4;
+}
 
 static inline void set_weight(void* packed, size_t index, float value, WeightType type) {
   if (type == WeightType::kFloat16) {
     static_cast<uint16_t*>(packed)[index] = to_half(value);
-  } else {
+  } else if (type == WeightType::kFloat32) {
     static_cast<float*>(packed)[index] = value;
+  } else {
+    static_cast<int8_t*>(packed)[index] = static_cast<int8_t>(value);
   }
 }
 
 // Copies `count` floats of one pixel into a packed tile of `tile_pixels` at position k; src null writes
-// zeros. `at` points to the pixel's first row of the tile.
-static inline void put(float* at, int tile_pixels, int k, const float* src, int count) {
+// `padding`. `at` points to the pixel's first row of the tile.
+static inline void put(float* at, int tile_pixels, int k, const float* src, int count, float padding) {
   const ptrdiff_t step = static_cast<ptrdiff_t>(tile_pixels) * kDepth;
   float* row = at + k / kDepth * step;
   for (int lane = k % kDepth; count > 0; lane = 0, row += step) {
     const int run = min_of(kDepth - lane, count);
     if (run == kDepth && src != nullptr) {
       __builtin_memcpy(row, src, kDepth * sizeof(float));
+    } else if (src != nullptr) {
+      __builtin_memcpy(row + lane, src, run * sizeof(float));
     } else {
-      for (int i = 0; i < run; ++i) row[lane + i] = src != nullptr ? src[i] : 0.0f;
+      for (int i = 0; i < run; ++i) __builtin_memcpy(row + lane + i, &padding, sizeof padding);
     }
     if (src != nullptr) src += run;
     count -= run;
   }
+}
+
+// What a float or a quad of zeros looks like to a layer.
+static inline float zero_padding(WeightType type, int input_zero) {
+  if (type != WeightType::kQuads) return 0.0f;
+  const int32_t quad = input_zero * 0x01010101;
+  float bits;
+  __builtin_memcpy(&bits, &quad, sizeof bits);
+  return bits;
 }
 
 static inline vf activate(vf x, Activation act) {
@@ -126,15 +157,27 @@ static inline vf activate(vf x, Activation act) {
   return x;
 }
 
-// Stores the first `count` of the channels of one pixel, `vectors` long in `sums`: act(sums + bias).
-static inline void finish(const float* sums, const float* bias, int count, int vectors, Activation act,
-                          float* y) {
-  for (int v = 0; v < vectors; ++v) {
-    const int left = count - v * kLanes;
-    if (left <= 0) break;
-    const vf value = activate(load(sums + v * kLanes) + load_first(bias + v * kLanes, left), act);
-    store_first(y + v * kLanes, value, left);
+// Where a kernel's results go: pixels of `channels`, in float32 or uint8.
+struct Output {
+  const Epilogue& epilogue;
+  void* y;
+  int channels;
+
+  // Finishes the sums of channels [o, o + left), at most kLanes, of a pixel.
+  void put(size_t pixel, int o, int left, vf sums) const { put(pixel, o, left, sums, o); }
+
+  // The same with scales of their own, from `scale` on.
+  void put(size_t pixel, int o, int left, vf sums, int scale) const {
+    const Epilogue& e = epilogue;
+    if (e.scale != nullptr) sums *= load_first(e.scale + scale, left);
+    const vf value = activate(sums + load_first(e.bias + o, left), e.act);
+    if (e.inverse_scale == nullptr) {
+      store_first(static_cast<float*>(y) + pixel * channels + o, value, left);
+    } else {
+      const vi q = quantize(value * load_first(e.inverse_scale + o, left), e.zero);
+      store_bytes(static_cast<uint8_t*>(y) + pixel * round_up(channels, 4) + o, q, left);
+    }
   }
-}
+};
 
 }  // namespace edgevae::EDGEVAE_ISA

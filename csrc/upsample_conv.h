@@ -4,36 +4,14 @@
 // In PyTorch:
 //   y = act(F.conv2d(F.pad(F.interpolate(x, scale_factor=2), (1, 1, 1, 1), mode), w, bias))
 //
-// Nine products instead of thirty-six
-// -----------------------------------
-// In one dimension, upsampling repeats every sample, so the two outputs over x[i] are
+// Four outputs lie over each input pixel, the phases p = 2 py + px at (2i + py, 2j + px). Taps that fall on
+// the same input pixel can be merged: phase (py, px) is a 2x2 convolution over the pixels (i - 1 + py + ty,
+// j - 1 + px + tx), in one dimension with taps (a, b + c) or (a + b, c). That is 16 products per input pixel
+// and channel pair instead of 36; nine_products.h shows how nine are enough.
 //
-//      samples     ... x[i-1] x[i-1] | x[i]   x[i] | x[i+1] x[i+1] ...
-//      y[2i]                    a    |   b      c  |                    = a x[i-1] + (b + c) x[i]
-//      y[2i+1]                       |   a      b  |   c                = (a + b) x[i] + c x[i+1]
-//
-// With s = a + b + c and the difference d[i] = x[i-1] - x[i] they become
-//
-//      y[2i]   = s x[i] + a d[i]
-//      y[2i+1] = s x[i] - c d[i+1]
-//
-// three products for two outputs, where the plain convolution takes six. Two dimensions are the tensor
-// product: the row transform (x, d above, d below) times the column transform (x, d left, d right) gives
-// nine products for the four outputs over one input pixel, where the plain convolution takes 36:
-//
-//      weights          s        a (left)  c (right)         inputs       X     L     R
-//      s                ss       sa        sc                             U     UL    UR
-//      a (above)        as       aa        ac                             D     DL    DR
-//      c (below)        cs       ca        cc
-//
-//      y[2i  ][2j  ] = ss X + sa L + as U + aa UL
-//      y[2i  ][2j+1] = ss X - sc R + as U - ac UR
-//      y[2i+1][2j  ] = ss X + sa L - cs D - ca DL
-//      y[2i+1][2j+1] = ss X - sc R - cs D + cc DR
-//
-// The transforms are sums of weights (done once) and differences of neighbouring pixels, so float32
-// stays well conditioned. Nine weights per channel pair before, nine after: nothing grows.
-// Replicate padding makes the differences across a border vanish; zero padding puts x = 0 there.
+// Integer arithmetic (WeightType::kQuads) takes the merged form: differences of uint8 would need nine bits,
+// which only 16-bit multipliers hold, at half the speed of 8-bit ones: 9 / (1/2) = 18 > 16. Each phase was
+// quantized with scales of its own.
 #pragma once
 
 #include "layers.h"
@@ -45,15 +23,17 @@ struct UpsampleConvShape {
   int oc;
   Padding padding;
   WeightType weights = WeightType::kFloat32;
+  int input_zero = 0;  // of kQuads
 };
 
-// As ConvKernel; weights are (oc, ic, 3, 3).
+// As ConvKernel. Weights are (oc, ic, 3, 3), with kQuads the merged taps (4 phases, oc, ic, 2, 2); the scales
+// of the epilogue are then (4, oc).
 struct UpsampleConvKernel {
   size_t (*packed_bytes)(const UpsampleConvShape&);
   void (*pack)(const UpsampleConvShape&, const float* weights, void* packed);
   size_t (*scratch_floats)(const UpsampleConvShape&);
-  void (*run)(const UpsampleConvShape&, const float* x, const void* packed, const float* bias, Activation,
-              float* y, Scratch, Pool&);
+  void (*run)(const UpsampleConvShape&, const void* x, const void* packed, const Epilogue&, void* y, Scratch,
+              Pool&);
 };
 
 }  // namespace edgevae

@@ -1,15 +1,17 @@
-// upsample_conv, fast, in one of two ways.
+// upsample_conv, fast, in one of three ways.
 //
 // Nine products (nine_products.h): the differences are taken while the pixels are gathered, once per block
 // and not once per output channel; the signs and sums of the output transform are applied when the nine
 // results leave. Products: 9 per input pixel and channel pair, where the definition has 36.
 //
-// Columns, where a layer has at most kFew output channels (the last block of a decoder, 64 -> 4): nine
-// products would leave most lanes of their panels idle. Turned round, each input pixel is multiplied once
-// with everything that any output near it wants of it: four phases, four taps each (those that fall on the
-// same pixel merged), 16 columns per output channel, all lanes in use. The outputs are then sums of four
-// columns of neighbouring pixels. 64 -> 4 takes 4 vector products per k with 16 lanes, where nine products
-// take 9.
+// Four phases, in integers: the 3x3 neighbours of a pixel are gathered once, each phase meets its 2x2 of
+// them. 16 products, each a quarter of a float's.
+//
+// Columns, where a layer has at most kFew output channels (the last block of a decoder, 64 -> 4): the other
+// two would leave most lanes of their panels idle. Turned round, each input pixel is multiplied once with
+// everything that any output near it wants of it: four phases of four merged taps, 16 columns per output
+// channel, all lanes in use. The outputs are then sums of four columns of neighbouring pixels. 64 -> 4 takes
+// 4 vector products per k with 16 lanes, where nine products take 9.
 #include "nine_products.h"
 #include "upsample_conv.h"
 
@@ -19,10 +21,21 @@ namespace {
 constexpr int kFew = 4;
 
 bool by_columns(const UpsampleConvShape& s) { return s.oc <= kFew; }
+bool in_quads(const UpsampleConvShape& s) { return s.weights == WeightType::kQuads; }
+int units(const UpsampleConvShape& s) { return input_units(s.ic, s.weights); }
 
 Products products(const UpsampleConvShape& s) {
-  return by_columns(s) ? Products(s.n, s.ih * s.iw, 1, s.ic, 16 * s.oc, s.weights)
-                       : Products(s.n, s.ih * s.iw, kNine, s.ic, s.oc, s.weights);
+  const int pixels = s.ih * s.iw, k = round_up(units(s), kDepth);
+  if (by_columns(s)) return Products(s.n, pixels, 1, k, 16 * s.oc, s.weights);
+  if (!in_quads(s)) return Products(s.n, pixels, kNine, k, s.oc, s.weights);
+  Products p(s.n, pixels, 4, k, s.oc, s.weights);
+  p.runs = 2;
+  p.run_depth = 2 * k;
+  p.gathered = 9 * k;
+  for (int phase = 0; phase < 4; ++phase) {
+    for (int ty = 0; ty < 2; ++ty) p.offsets[phase][ty] = (3 * (phase / 2 + ty) + phase % 2) * k;
+  }
+  return p;
 }
 
 size_t packed_bytes(const UpsampleConvShape& s) { return products(s).packed_bytes(); }
@@ -43,20 +56,37 @@ void merge_taps(const float* g, float* out) {
   }
 }
 
+// Merged tap `tap` of `phase`, from (4, oc, ic, 2, 2).
+float merged_tap(const UpsampleConvShape& s, const float* weights, int phase, int o, int i, int tap) {
+  return weights[((static_cast<size_t>(phase) * s.oc + o) * s.ic + i) * 4 + tap];
+}
+
 void pack(const UpsampleConvShape& s, const float* weights, void* packed) {
   const Products p = products(s);
+  const int per_unit = in_quads(s) ? 4 : 1;
   __builtin_memset(packed, 0, p.packed_bytes());
   for (int o = 0; o < s.oc; ++o) {
-    for (int i = 0; i < s.ic; ++i, weights += 9) {
-      float transformed[16];
-      if (by_columns(s)) {
-        merge_taps(weights, transformed);
-        for (int j = 0; j < 16; ++j)
-          set_weight(packed, p.weight_index(j * s.oc + o, 0, i), transformed[j], s.weights);
+    for (int i = 0; i < s.ic; ++i) {
+      const int unit = i / per_unit, part = i % per_unit;
+      const float* g = weights + (static_cast<size_t>(o) * s.ic + i) * 9;
+      if (!in_quads(s) && !by_columns(s)) {
+        float nine[kNine];
+        transform_weights(g, nine);
+        for (int j = 0; j < kNine; ++j) p.set(packed, o, j, unit, part, nine[j], 0);
+        continue;
+      }
+      float merged[16];
+      if (in_quads(s)) {
+        for (int j = 0; j < 16; ++j) merged[j] = merged_tap(s, weights, j / 4, o, i, j % 4);
       } else {
-        transform_weights(weights, transformed);
-        for (int j = 0; j < kNine; ++j)
-          set_weight(packed, p.weight_index(o, j, i), transformed[j], s.weights);
+        merge_taps(g, merged);
+      }
+      for (int j = 0; j < 16; ++j) {
+        if (by_columns(s)) {
+          p.set(packed, j * s.oc + o, 0, unit, part, merged[j], s.input_zero);
+        } else {
+          p.set(packed, o, j / 4, j % 4 * (p.run_depth / 2) + unit, part, merged[j], s.input_zero);
+        }
       }
     }
   }
@@ -68,7 +98,7 @@ struct Strips {
   static constexpr int kFloats = 96 * 1024;  // of columns, 384 KiB
   static constexpr int kRows = 4;            // at least, or the rows made twice would cost too much
 
-  int columns, strips, rows;  // floats of columns per pixel, strips per image, rows in the largest
+  int columns, strips, rows;  // columns per pixel, strips per image, rows in the largest
 
   Strips(const UpsampleConvShape& s, int threads) {
     const Products p = products(s);
@@ -83,77 +113,110 @@ struct Strips {
 size_t scratch(const UpsampleConvShape& s) {
   const Products p = products(s);
   if (!by_columns(s)) return scratch_floats(p);
-  return Strips(s, 1).floats(s) + p.tile_pixels() * p.depth + tile_sums(p);
+  return Strips(s, 1).floats(s) + static_cast<size_t>(p.tile_pixels()) * p.gathered + p.tile_sums();
 }
 
-// Columns of pixels [first, last) of x, pixel by pixel.
+// All columns of some pixels of x that follow each other.
 void make_columns(const Products& p, const UpsampleConvShape& s, const float* x, const void* packed,
                   int pixels, float* gathered, float* sums, float* out) {
   const Tiling tiling(pixels, p.tile_pixels());
-  const int columns = p.panels() * p.width();
+  const int columns = p.panels() * p.width(), ic = units(s);
   for (int t = 0; t < tiling.tiles; ++t) {
     const int size = tiling.size(t);
     for (int i = 0; i < size; ++i) {
       float* at = gathered + i * kDepth;
-      put(at, size, 0, x + static_cast<size_t>(tiling.begin(t) + i) * s.ic, s.ic);
-      put(at, size, s.ic, nullptr, p.depth - s.ic);
+      put(at, size, 0, x + static_cast<size_t>(tiling.begin(t) + i) * ic, ic, 0.0f);
+      put(at, size, ic, nullptr, p.gathered - ic, 0.0f);
     }
+    if (in_quads(s)) shift_quads(gathered, static_cast<size_t>(size) * p.gathered);
     const auto multiply = tile_for(size, p.vectors, p.type);
     for (int panel = 0; panel < p.panels(); ++panel) {
-      const char* weights =
-          static_cast<const char*>(packed) + panel * p.panel_weights() * weight_bytes(p.type);
-      multiply({p.depth / kDepth, true, weights, 0}, gathered, weights, sums);
+      const int32_t* zero_sums = p.zero_sums(packed) + panel * p.width();
+      multiply({p.gathered / kDepth, true, p.panel(packed, panel), 0}, gathered, p.panel(packed, panel),
+               sums);
       for (int i = 0; i < size; ++i) {
-        __builtin_memcpy(out + static_cast<size_t>(tiling.begin(t) + i) * columns + panel * p.width(),
-                         sums + i * p.width(), p.width() * sizeof(float));
+        float* to = out + static_cast<size_t>(tiling.begin(t) + i) * columns + panel * p.width();
+        for (int lane = 0; lane < p.width(); lane += kLanes) {
+          const float* from = sums + i * p.width() + lane;
+          if (in_quads(s)) {
+            store(to + lane, load_integers(from) - load_integers(zero_sums + lane));
+          } else {
+            store(to + lane, load(from));
+          }
+        }
       }
     }
   }
 }
 
-// The four outputs over the pixels of one row. rows[0..2] are the columns of the rows above, of it and below;
-// null reads zero.
+// Bias and scale of the 4 OC numbers over a pixel.
 template <int OC>
-void finish_row(const UpsampleConvShape& s, const float* const* rows, int columns, const float* bias,
-                Activation act, float* y) {
-  float* below = y + static_cast<size_t>(2) * s.iw * OC;
+struct PatchConstants {
+  float bias[round_to_lanes(4 * OC)] = {}, scale[round_to_lanes(4 * OC)] = {};
+
+  explicit PatchConstants(const Epilogue& e) {
+    for (int i = 0; i < 4 * OC; ++i) {
+      bias[i] = e.bias[i % OC];
+      scale[i] = e.scale == nullptr ? 1.0f : e.scale[i];
+    }
+  }
+};
+
+// The four outputs over each pixel of input row `row` of `image`. rows[0..2] are the columns of the rows
+// above, of it and below, of type T; null reads zero.
+template <int OC, class T>
+void finish_row(const UpsampleConvShape& s, const float* const* rows, int columns, int image, int row,
+                const PatchConstants<OC>& constants, const Output& out) {
+  constexpr int kNumbers = round_to_lanes(4 * OC);
+  const size_t top = (static_cast<size_t>(image) * 2 * s.ih + 2 * row) * 2 * s.iw, bottom = top + 2 * s.iw;
+  const auto* quarter = reinterpret_cast<const T* const*>(rows);
   for (int j = 0; j < s.iw; ++j) {
-    float patch[round_to_lanes(4 * OC)] = {};
+    T patch[kNumbers] = {};
     for (int phase = 0; phase < 4; ++phase) {
-      float* to = patch + phase * OC;
-      for (int o = 0; o < OC; ++o) to[o] = bias[o];
       for (int tap = 0; tap < 4; ++tap) {
-        const float* row = rows[phase / 2 + tap / 2];
+        const T* from = quarter[phase / 2 + tap / 2];
         int column = j - 1 + phase % 2 + tap % 2;
         if (column < 0 || column >= s.iw) {
           if (s.padding == Padding::kZeros) continue;
           column = j;
         }
-        if (row == nullptr) continue;
-        const float* from = row + static_cast<size_t>(column) * columns + (4 * phase + tap) * OC;
-        for (int o = 0; o < OC; ++o) to[o] += from[o];
+        if (from == nullptr) continue;
+        from += static_cast<size_t>(column) * columns + (4 * phase + tap) * OC;
+        for (int o = 0; o < OC; ++o) patch[phase * OC + o] += from[o];
       }
     }
-    for (int i = 0; i < 4 * OC; i += kLanes) store(patch + i, activate(load(patch + i), act));
-    __builtin_memcpy(y + static_cast<size_t>(2) * j * OC, patch, 2 * OC * sizeof(float));
-    __builtin_memcpy(below + static_cast<size_t>(2) * j * OC, patch + 2 * OC, 2 * OC * sizeof(float));
+    float values[kNumbers];
+    for (int i = 0; i < kNumbers; ++i) values[i] = static_cast<float>(patch[i]);
+    const size_t pixels[4] = {top + 2 * j, top + 2 * j + 1, bottom + 2 * j, bottom + 2 * j + 1};
+    if (out.epilogue.inverse_scale != nullptr) {
+      for (int phase = 0; phase < 4; ++phase)
+        out.put(pixels[phase], 0, OC, load_first(values + phase * OC, OC), phase * OC);
+      continue;
+    }
+    for (int i = 0; i < kNumbers; i += kLanes) {
+      const vf sum = load(values + i) * load(constants.scale + i) + load(constants.bias + i);
+      store(values + i, activate(sum, out.epilogue.act));
+    }
+    float* y = static_cast<float*>(out.y);
+    __builtin_memcpy(y + pixels[0] * OC, values, 2 * OC * sizeof(float));
+    __builtin_memcpy(y + pixels[2] * OC, values + 2 * OC, 2 * OC * sizeof(float));
   }
 }
 
-void run_columns(const UpsampleConvShape& s, const float* x, const void* packed, const float* bias,
-                 Activation act, float* y, Scratch scratch, Pool& pool) {
+template <int OC>
+void run_columns(const UpsampleConvShape& s, const float* x, const void* packed, const Output& out,
+                 Scratch scratch, Pool& pool) {
   const Products p = products(s);
   const Strips strips(s, pool_threads(pool));
-  constexpr decltype(&finish_row<1>) finishes[kFew] = {finish_row<1>, finish_row<2>, finish_row<3>,
-                                                       finish_row<4>};
+  const PatchConstants<OC> constants(out.epilogue);
   parallel_for(pool, s.n * strips.strips, [&](int task, int thread) {
     float* gathered = scratch.base + static_cast<size_t>(thread) * scratch.per_thread;
-    float* sums = gathered + p.tile_pixels() * p.depth;
-    float* columns = sums + tile_sums(p);
+    float* sums = gathered + static_cast<size_t>(p.tile_pixels()) * p.gathered;
+    float* columns = sums + p.tile_sums();
     const int image = task / strips.strips, strip = task % strips.strips;
     const int begin = strip * s.ih / strips.strips, end = (strip + 1) * s.ih / strips.strips;
     const int first = max_of(0, begin - 1), last = min_of(s.ih, end + 1);
-    const float* from = x + (static_cast<size_t>(image) * s.ih + first) * s.iw * s.ic;
+    const float* from = x + (static_cast<size_t>(image) * s.ih + first) * s.iw * units(s);
     make_columns(p, s, from, packed, (last - first) * s.iw, gathered, sums, columns);
     for (int row = begin; row < end; ++row) {
       const float* rows[3];
@@ -165,31 +228,59 @@ void run_columns(const UpsampleConvShape& s, const float* x, const void* packed,
                       ? columns + static_cast<size_t>(near - first) * s.iw * strips.columns
                       : nullptr;
       }
-      finishes[s.oc - 1](s, rows, strips.columns, bias, act,
-                         y + (static_cast<size_t>(image) * s.ih + row) * 4 * s.iw * s.oc);
+      const auto finish = in_quads(s) ? finish_row<OC, int32_t> : finish_row<OC, float>;
+      finish(s, rows, strips.columns, image, row, constants, out);
     }
   });
 }
 
-void run(const UpsampleConvShape& s, const float* x, const void* packed, const float* bias, Activation act,
-         float* y, Scratch scratch, Pool& pool) {
-  if (by_columns(s)) return run_columns(s, x, packed, bias, act, y, scratch, pool);
+void run(const UpsampleConvShape& s, const void* input, const void* packed, const Epilogue& epilogue, void* y,
+         Scratch scratch, Pool& pool) {
+  const auto* x = static_cast<const float*>(input);
+  const Output out{epilogue, y, s.oc};
+  if (by_columns(s)) {
+    constexpr decltype(&run_columns<1>) by_channels[kFew] = {run_columns<1>, run_columns<2>, run_columns<3>,
+                                                             run_columns<4>};
+    return by_channels[s.oc - 1](s, x, packed, out, scratch, pool);
+  }
   const Products p = products(s);
+  const int ic = units(s), k = p.gathered / 9;
+  const float zero = zero_padding(s.weights, s.input_zero);
   const auto gather = [&](int first, int size, float* at) {
-    const size_t row = static_cast<size_t>(size) * kDepth, apart = static_cast<size_t>(size) * p.depth;
+    const size_t row = static_cast<size_t>(size) * kDepth, apart = static_cast<size_t>(size) * k;
     Position pixel(first, s.ih, s.iw);
     for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), at += kDepth) {
-      const float* image = x + static_cast<size_t>(pixel.image) * s.ih * s.iw * s.ic;
-      gather_nine(Neighbours(image, s.ih, s.iw, s.ic, s.padding, pixel.y - 1, pixel.x - 1, 1), s.ic, apart,
-                  row, at);
+      const float* image = x + static_cast<size_t>(pixel.image) * s.ih * s.iw * ic;
+      const Neighbours near(image, s.ih, s.iw, ic, s.padding, pixel.y - 1, pixel.x - 1, 1);
+      if (!in_quads(s)) {
+        gather_nine(near, ic, apart, row, at);
+        continue;
+      }
+      for (int tap = 0; tap < 9; ++tap) {
+        put(at + tap * apart, size, 0, near.at[tap / 3][tap % 3], ic, zero);
+        put(at + tap * apart, size, ic, nullptr, k - ic, 0.0f);
+      }
     }
   };
-  const auto finish = [&](int first, int size, int o, const float* sums) {
+  const auto finish = [&](int first, int size, int panel, const float* sums) {
+    const int32_t* zero_sums = p.zero_sums(packed) + panel * p.count * p.width();
+    const size_t apart = static_cast<size_t>(size) * p.width();
     Position pixel(first, s.ih, s.iw);
     for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), sums += p.width()) {
-      const size_t row = 2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y);
-      finish_nine(sums, size * p.width(), bias + o, s.oc - o, p.vectors, act, 2 * s.iw, s.oc,
-                  y + (row * 2 * s.iw + 2 * pixel.x) * s.oc + o);
+      const size_t corner = (2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y) * s.iw + pixel.x) * 2;
+      if (!in_quads(s)) {
+        finish_nine(p, sums, apart, panel, corner, 2 * s.iw, out);
+        continue;
+      }
+      for (int v = 0; v < p.vectors; ++v) {
+        const int o = panel * p.width() + v * kLanes;
+        if (o >= s.oc) break;
+        for (int phase = 0; phase < 4; ++phase) {
+          const int32_t* zeros = zero_sums + phase * p.width() + v * kLanes;
+          out.put(corner + phase / 2 * 2 * s.iw + phase % 2, o, s.oc - o,
+                  finished(sums + phase * apart + v * kLanes, zeros, p.type), phase * s.oc + o);
+        }
+      }
     }
   };
   run_products(p, s.oc, packed, scratch, pool, gather, finish);

@@ -13,6 +13,16 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+// Sets with a dot product of bytes are those without, compiled for CPUs that have it: the compiler's own macros
+// tell them apart.
+#if defined(EDGEVAE_LANES_avx512_vnni)
+#define EDGEVAE_LANES_avx512
+#elif defined(EDGEVAE_LANES_avx2_vnni)
+#define EDGEVAE_LANES_avx2
 #endif
 
 #ifndef EDGEVAE_ISA
@@ -81,6 +91,82 @@ static inline vf load_weights(const uint16_t* p) {
 #endif
 }
 
+// kLanes int8 weights as floats.
+static inline vf load_weights(const int8_t* p) {
+#if defined(EDGEVAE_LANES_avx512)
+  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(EDGEVAE_LANES_avx2)
+  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+  vf v;
+  for (int i = 0; i < kLanes; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
+// Four int8 weights of one output channel, side by side.
+struct Quad {
+  int8_t k[4];
+};
+
+static inline vi load_weights(const Quad* p) {
+  vi v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline vi load_integers(const void* p) {
+  vi v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline void store(void* p, vi v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// acc + a * w, a in every lane.
+static inline vf multiply_add(vf acc, float a, vf w) { return acc + broadcast(a) * w; }
+
+// acc + the four products of the bits of a, as uint8, with the int8 weights in each lane. Exact.
+static inline vi multiply_add(vi acc, float a, vi w) {
+  int32_t quad;
+  __builtin_memcpy(&quad, &a, sizeof quad);
+  const vi x = quad - vi{};
+#if defined(EDGEVAE_LANES_avx512) && defined(__AVX512VNNI__)
+  return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)x, (__m512i)w);
+#elif defined(EDGEVAE_LANES_avx2) && defined(__AVXVNNI__)
+  return (vi)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)x, (__m256i)w);
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return (vi)vdotq_s32((int32x4_t)acc, (int8x16_t)x, (int8x16_t)w);  // x less 128, see kQuadShift
+#elif defined(__x86_64__)
+  // Two products of 16-bit numbers a step: bytes 0 and 2, then 1 and 3 of each lane. (One instruction for all
+  // four exists but saturates their sums at 16 bits.)
+  typedef int16_t vs __attribute__((vector_size(sizeof(vi))));
+  const vi x_even = x & 0x00ff00ff, x_odd = (vi)((vs)x >> 8) & 0x00ff00ff;
+  const vi w_even = (vi)((vs)((vs)w << 8) >> 8), w_odd = (vi)((vs)w >> 8);
+#if defined(EDGEVAE_LANES_avx512)
+  const __m512i even = _mm512_madd_epi16((__m512i)x_even, (__m512i)w_even);
+  return acc + (vi)even + (vi)_mm512_madd_epi16((__m512i)x_odd, (__m512i)w_odd);
+#elif defined(EDGEVAE_LANES_avx2)
+  const __m256i even = _mm256_madd_epi16((__m256i)x_even, (__m256i)w_even);
+  return acc + (vi)even + (vi)_mm256_madd_epi16((__m256i)x_odd, (__m256i)w_odd);
+#else
+  const __m128i even = _mm_madd_epi16((__m128i)x_even, (__m128i)w_even);
+  return acc + (vi)even + (vi)_mm_madd_epi16((__m128i)x_odd, (__m128i)w_odd);
+#endif
+#else
+  for (int k = 0; k < 4; ++k) acc += ((x >> (8 * k)) & 255) * ((w << (24 - 8 * k)) >> 24);
+  return acc;
+#endif
+}
+
+// What is subtracted from uint8 inputs before they meet the weights: a dot product of signed bytes wants them
+// signed.
+#if defined(__ARM_FEATURE_DOTPROD)
+inline constexpr int kQuadShift = 128;
+#else
+inline constexpr int kQuadShift = 0;
+#endif
+
 // The first n floats at p, at most kLanes, zero in the other lanes. The only place where tails are read...
 static inline vf load_first(const float* p, int n) {
   if (n >= kLanes) return load(p);
@@ -97,9 +183,36 @@ static inline void store_first(float* p, vf v, int n) {
   for (int i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// The first n lanes, 0 to 255 each, as bytes.
+static inline void store_bytes(uint8_t* p, vi v, int n) {
+  uint8_t lanes[kLanes];
+  uint8_t* to = n >= kLanes ? p : lanes;
+#if defined(EDGEVAE_LANES_avx512)
+  _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(EDGEVAE_LANES_avx2)
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  _mm_storel_epi64((__m128i*)to, _mm_packus_epi16(words, words));
+#else
+  for (int i = 0; i < kLanes; ++i) to[i] = static_cast<uint8_t>(v[i]);
+#endif
+  if (n >= kLanes) return;
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
 static inline vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
 static inline vf vmin(vf a, vf b) { return a < b ? a : b; }
 static inline vf vmax(vf a, vf b) { return a > b ? a : b; }
+
+// clamp(rint(x) + zero, 0, 255), halves to even, NaN to zero.
+static inline vi quantize(vf x, int zero) {
+  const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  x = x == x ? x : vf{};
+  x = vmin(vmax(x, broadcast(-511.0f)), broadcast(511.0f));
+  const vi q = (vi)(x + magic) - (vi)magic + zero;
+  const vi low = q > 0 ? q : vi{};
+  return low < 255 ? low : 255 - vi{};
+}
 
 // e^x within 2 ulp for |x| <= 87; saturates outside. Cody-Waite reduction by ln 2, then the Taylor
 // polynomial of degree 6 on [-ln2/2, ln2/2] (next term below 2e-8 relative).
