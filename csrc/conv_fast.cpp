@@ -78,16 +78,18 @@ void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& 
   };
   const auto finish = [&](int first, int size, int panel, const float* sums) {
     const int32_t* zero_sums = p.zero_sums(packed) + panel * p.width();
-    Position pixel(first, s.oh, s.ow);
-    for (int i = 0; i < size; ++i, pixel.next(s.oh, s.ow), sums += p.width()) {
-      const size_t row = static_cast<size_t>(pixel.image) * s.out_h + s.out_y + pixel.y * s.out_step;
-      const size_t at = row * s.out_w + s.out_x + pixel.x * s.out_step;
-      for (int v = 0; v < p.vectors; ++v) {
-        const int o = panel * p.width() + v * kLanes;
-        if (o >= s.outputs) break;
-        out.put(at, o, s.outputs - o, finished(sums + v * kLanes, zero_sums + v * kLanes, p.type));
+    out.with_put([&](auto put_out) {
+      Position pixel(first, s.oh, s.ow);
+      for (int i = 0; i < size; ++i, pixel.next(s.oh, s.ow), sums += p.width()) {
+        const size_t row = static_cast<size_t>(pixel.image) * s.out_h + s.out_y + pixel.y * s.out_step;
+        const size_t at = row * s.out_w + s.out_x + pixel.x * s.out_step;
+        for (int v = 0; v < p.vectors; ++v) {
+          const int o = panel * p.width() + v * kLanes;
+          if (o >= s.outputs) break;
+          put_out(at, o, s.outputs - o, finished(sums + v * kLanes, zero_sums + v * kLanes, p.type), o);
+        }
       }
-    }
+    });
   };
   run_products(p, s.outputs, packed, scratch, pool, gather, finish);
 }

@@ -53,11 +53,14 @@ void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& 
     }
   };
   const auto finish = [&](int first, int size, int panel, const float* sums) {
-    Position patch(first, rows, columns);
-    for (int i = 0; i < size; ++i, patch.next(rows, columns), sums += p.width()) {
-      const size_t row = static_cast<size_t>(patch.image) * s.oh + 2 * patch.y;
-      finish_nine(p, sums, static_cast<size_t>(size) * p.width(), panel, row * s.ow + 2 * patch.x, s.ow, out);
-    }
+    out.with_put([&](auto put_out) {
+      Position patch(first, rows, columns);
+      for (int i = 0; i < size; ++i, patch.next(rows, columns), sums += p.width()) {
+        const size_t row = static_cast<size_t>(patch.image) * s.oh + 2 * patch.y;
+        finish_nine(p, sums, static_cast<size_t>(size) * p.width(), panel, row * s.ow + 2 * patch.x, s.ow,
+                    put_out);
+      }
+    });
   };
   run_products(p, s.oc, packed, scratch, pool, gather, finish);
 }

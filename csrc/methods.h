@@ -17,4 +17,8 @@ static inline ConvMethod conv_method(const ConvShape& s) {
   return window && full_lanes && many_pixels ? ConvMethod::kNineProducts : ConvMethod::kDirect;
 }
 
+// With so few output channels a 2x2 patch of them fits a vector, and the layer is computed by columns
+// (upsample_conv_fast.cpp).
+inline constexpr int kFewChannels = 4;
+
 }  // namespace edgevae

@@ -200,16 +200,28 @@ std::vector<Shape> infer_shapes(const std::vector<Layer>& layers, Shape input, i
   return shapes;
 }
 
-void to_nhwc(const float* x, int c, std::int64_t pixels, float* y) {
-  for (std::int64_t p = 0; p < pixels; ++p) {
-    for (int i = 0; i < c; ++i) y[p * c + i] = x[i * pixels + p];
+namespace {
+
+// Element (p, i) of one matrix to (i, p) of the other, block by block: both then stay in a few cache lines.
+template <class At>
+void each_in_blocks(int c, std::int64_t pixels, At at) {
+  constexpr int kBlock = 16;
+  for (std::int64_t p0 = 0; p0 < pixels; p0 += kBlock) {
+    const std::int64_t end = std::min(pixels, p0 + kBlock);
+    for (int i = 0; i < c; ++i) {
+      for (std::int64_t p = p0; p < end; ++p) at(p * c + i, i * pixels + p);
+    }
   }
 }
 
+}  // namespace
+
+void to_nhwc(const float* x, int c, std::int64_t pixels, float* y) {
+  each_in_blocks(c, pixels, [=](std::int64_t nhwc, std::int64_t nchw) { y[nhwc] = x[nchw]; });
+}
+
 void to_nchw(const float* x, int c, std::int64_t pixels, float* y) {
-  for (int i = 0; i < c; ++i) {
-    for (std::int64_t p = 0; p < pixels; ++p) y[i * pixels + p] = x[p * c + i];
-  }
+  each_in_blocks(c, pixels, [=](std::int64_t nhwc, std::int64_t nchw) { y[nchw] = x[nhwc]; });
 }
 
 // Walks the layers once and appends steps. An image that was flattened stays (h, w, c) in memory; `planes`
@@ -305,7 +317,8 @@ class Network::Builder {
   static bool makes_image(const Step& step, const Shape& image) {
     if (!image.image) return false;
     if (step.kind == Kind::kUpsampleConv)
-      return step.upsample.oc == image.c && 2 * step.upsample.ih == image.h && 2 * step.upsample.iw == image.w;
+      return step.upsample.oc == image.c && 2 * step.upsample.ih == image.h &&
+             2 * step.upsample.iw == image.w;
     return step.kind == Kind::kConv && step.conv.oc == image.c && step.conv.out_h == image.h &&
            step.conv.out_w == image.w;
   }
@@ -359,15 +372,30 @@ class Network::Builder {
     quantize_input(layer, in, layer.input_scale.data);
     Step& step = append(Kind::kUpsampleConv);
     step.upsample = {0, in.h, in.w, in.c, out.c, layer.padding_mode};
+    step.upsample.phases = layer.weight_scale.data != nullptr;
     set_constants(layer, step, out.c);
-    step.upsample.input_zero = layer.input_zero;
-    step.upsample.weights =
-        layer.weight_scale.data != nullptr
-            ? int8_type(layer)
-            : weight_type(layer.weight.data, static_cast<size_t>(out.c) * in.c * 9, false);
-    step.weights.resize(net_.kernels_.upsample_conv.packed_bytes(step.upsample));
-    net_.kernels_.upsample_conv.pack(step.upsample, layer.weight.data, step.weights.data());
+    pack_upsample_conv(layer, step, layer.weight.data, 9);
     net_.macs_ += out.floats() * in.c * 9;
+  }
+
+  // An upsample-conv that is given as merged taps.
+  void add_phases(const Layer& layer, const Shape& in, const Shape& out, const float* weights) {
+    Step& step = append(Kind::kUpsampleConv);
+    step.upsample = {0, in.h, in.w, in.c, out.c, Padding::kZeros};
+    step.upsample.phases = true;
+    set_constants(layer, step, out.c);
+    const Floats scale = step.scale;  // one for all phases
+    for (int phase = 1; phase < 4; ++phase) step.scale.insert(step.scale.end(), scale.begin(), scale.end());
+    pack_upsample_conv(layer, step, weights, 16);
+  }
+
+  void pack_upsample_conv(const Layer& layer, Step& step, const float* weights, size_t taps) {
+    UpsampleConvShape& s = step.upsample;
+    s.input_zero = layer.input_zero;
+    s.weights = layer.weight_scale.data != nullptr ? int8_type(layer)
+                                                   : weight_type(weights, taps * s.oc * s.ic, s.phases);
+    step.weights.resize(net_.kernels_.upsample_conv.packed_bytes(s));
+    net_.kernels_.upsample_conv.pack(s, weights, step.weights.data());
   }
 
   // Output row stride * q + phase takes the taps ky = phase + padding (mod stride), from input row
@@ -377,6 +405,11 @@ class Network::Builder {
     const int kh = layer.weight.shape[2], kw = layer.weight.shape[3], stride = layer.stride;
     struct Phase {
       int taps, pad, count, first_tap;
+
+      // Its taps reach the input rows -1 and 0 (phase 0), or 0 and 1 (phase 1), and none else.
+      bool doubles(int phase, int size) const {
+        return count == size && taps > 0 && pad <= 1 - phase && taps - 1 - pad <= phase;
+      }
     };
     const auto phase_of = [&](int phase, int kernel, int size) {
       const int first = (phase + layer.padding) % stride;
@@ -385,6 +418,31 @@ class Network::Builder {
                    first};
     };
     quantize_input(layer, in, layer.input_scale.data);
+    bool doubles = stride == 2 && out.h == 2 * in.h && out.w == 2 * in.w;
+    for (int phase = 0; doubles && phase < 2; ++phase) {
+      doubles =
+          phase_of(phase, kh, out.h).doubles(phase, in.h) && phase_of(phase, kw, out.w).doubles(phase, in.w);
+    }
+    if (doubles && ((kh == 4 && kw == 4) || out.c <= kFewChannels)) {
+      std::vector<float> weights(size_t{16} * out.c * in.c, 0.0f);
+      for (int py = 0; py < 2; ++py)
+        for (int px = 0; px < 2; ++px) {
+          const Phase y = phase_of(py, kh, out.h), x = phase_of(px, kw, out.w);
+          for (int ty = 0; ty < y.taps; ++ty)
+            for (int tx = 0; tx < x.taps; ++tx) {
+              const int ky = y.first_tap + (y.taps - 1 - ty) * 2, kx = x.first_tap + (x.taps - 1 - tx) * 2;
+              const int row = ty - y.pad + 1 - py, column = tx - x.pad + 1 - px;
+              for (int o = 0; o < out.c; ++o)
+                for (int i = 0; i < in.c; ++i)
+                  weights[((static_cast<size_t>(2 * py + px) * out.c + o) * in.c + i) * 4 + 2 * row +
+                          column] =
+                      layer.weight.data[((static_cast<size_t>(i) * out.c + o) * kh + ky) * kw + kx];
+            }
+        }
+      add_phases(layer, in, out, weights.data());
+      net_.macs_ += in.floats() * out.c * kh * kw;
+      return;
+    }
     for (int py = 0; py < std::min(stride, out.h); ++py) {
       for (int px = 0; px < std::min(stride, out.w); ++px) {
         const Phase y = phase_of(py, kh, out.h), x = phase_of(px, kw, out.w);
@@ -510,7 +568,8 @@ Network::Network(const std::vector<Layer>& layers, Shape input, int condition, P
 }
 
 bool Network::ends_in_linear() const {
-  return !output_.image && !steps_.empty() && steps_.back().kind == Kind::kConv;
+  return !output_.image && !steps_.empty() && steps_.back().kind == Kind::kConv &&
+         steps_.back().conv.oc == output_.c;
 }
 
 void Network::reserve(int n) {
@@ -557,7 +616,7 @@ const float* Network::run_steps(int n, int outputs, const float* condition, Afte
     switch (s.kind) {
       case Kind::kConv:
         s.conv.n = n;
-        s.conv.outputs = i + 1 == steps_.size() && !output_.image ? outputs : s.conv.oc;
+        s.conv.outputs = i + 1 == steps_.size() && ends_in_linear() ? outputs : s.conv.oc;
         s.conv_kernel->run(s.conv, x, s.weights.data(), s.epilogue(), y, scratch, *pool_);
         break;
       case Kind::kUpsampleConv:

@@ -122,16 +122,16 @@ static inline void gather_nine(const Neighbours& near, int channels, size_t apar
 // Adds the products of one patch up and stores its four outputs. `corner` is the pixel of y00 in an image
 // `width` pixels wide; the nine sums of each channel are `apart` from each other.
 static inline void finish_nine(const Products& p, const float* sums, size_t apart, int panel, size_t corner,
-                               int width, const Output& out) {
+                               int width, auto put_out) {
   for (int v = 0; v < p.vectors; ++v, sums += kLanes) {
     const int o = panel * p.width() + v * kLanes, left = p.channels - o;
     if (left <= 0) break;
     const auto product = [&](int j) { return load(sums + j * apart); };
     const vf x = product(0), l = product(1), r = product(2), u = product(3), d = product(4);
-    out.put(corner, o, left, (x + l) + (u + product(5)));
-    out.put(corner + 1, o, left, (x - r) + (u - product(6)));
-    out.put(corner + width, o, left, (x + l) - (d + product(7)));
-    out.put(corner + width + 1, o, left, (x - r) - (d - product(8)));
+    put_out(corner, o, left, (x + l) + (u + product(5)), o);
+    put_out(corner + 1, o, left, (x - r) + (u - product(6)), o);
+    put_out(corner + width, o, left, (x + l) - (d + product(7)), o);
+    put_out(corner + width + 1, o, left, (x - r) - (d - product(8)), o);
   }
 }
 

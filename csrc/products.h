@@ -108,6 +108,7 @@ struct Tiling {
 // since each block reads the weights anew.
 struct Split {
   static constexpr int kGatheredFloats = 192 * 1024;  // 768 KiB
+  static constexpr int kFirstLevelFloats = 4 * 1024;  // 16 KiB
   static constexpr int kBlockTiles = 8;
 
   Tiling tiling;
@@ -116,8 +117,7 @@ struct Split {
   // `channels` of the output are wanted.
   Split(const Products& p, int channels, int threads)
       : tiling(p.pixels, p.tile_pixels()), panels(ceil_div(channels, p.width())) {
-    const int fit = max_of(1, kGatheredFloats / (p.gathered * p.tile_pixels()));
-    blocks = ceil_div(tiling.tiles, fit);
+    blocks = ceil_div(tiling.tiles, most_tiles(p));
     const int tasks_wanted = threads == 1 ? 1 : 4 * threads;
     blocks = max_of(blocks, min_of(tasks_wanted, tiling.tiles / kBlockTiles));
     groups = min_of(panels, ceil_div(tasks_wanted, blocks));
@@ -125,7 +125,13 @@ struct Split {
   int tasks() const { return blocks * groups; }
   int tile_begin(int block) const { return part(tiling.tiles, block, blocks); }
   int panel_begin(int group) const { return part(panels, group, groups); }
-  int largest_block() const { return ceil_div(tiling.tiles, blocks); }
+
+  // Of a block, as far as the caches are concerned; blocks are as even as can be and may be smaller. Where all
+  // weights stay in the first-level cache, so shall the block.
+  static int most_tiles(const Products& p) {
+    const bool small = p.panels() * p.panel_weights() <= kFirstLevelFloats;
+    return max_of(1, (small ? kFirstLevelFloats : kGatheredFloats) / (p.gathered * p.tile_pixels()));
+  }
 
  private:
   static int part(int whole, int i, int parts) {
@@ -147,9 +153,9 @@ static inline int swept_tiles(const Products& p) {
 }
 
 static inline size_t scratch_floats(const Products& p) {
-  const Split split(p, p.channels, 1);
+  const int tiles = min_of(Tiling(p.pixels, p.tile_pixels()).tiles, Split::most_tiles(p));
   return kBlockHeader + swept_tiles(p) * p.tile_sums() +
-         static_cast<size_t>(split.largest_block()) * p.tile_pixels() * p.gathered;
+         static_cast<size_t>(tiles) * p.tile_pixels() * p.gathered;
 }
 
 // Multiplies a panel with tiles [begin, end), whose sums follow each other tile_sums() apart.

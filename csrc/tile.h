@@ -121,7 +121,7 @@ static inline void put(float* at, int tile_pixels, int k, const float* src, int 
     if (run == kDepth && src != nullptr) {
       __builtin_memcpy(row, src, kDepth * sizeof(float));
     } else if (src != nullptr) {
-      __builtin_memcpy(row + lane, src, run * sizeof(float));
+      copy_few(row + lane, src, run);
     } else {
       for (int i = 0; i < run; ++i) __builtin_memcpy(row + lane + i, &padding, sizeof padding);
     }
@@ -163,19 +163,46 @@ struct Output {
   void* y;
   int channels;
 
-  // Finishes the sums of channels [o, o + left), at most kLanes, of a pixel.
-  void put(size_t pixel, int o, int left, vf sums) const { put(pixel, o, left, sums, o); }
-
-  // The same with scales of their own, from `scale` on.
-  void put(size_t pixel, int o, int left, vf sums, int scale) const {
-    const Epilogue& e = epilogue;
-    if (e.scale != nullptr) sums *= load_first(e.scale + scale, left);
-    const vf value = activate(sums + load_first(e.bias + o, left), e.act);
-    if (e.inverse_scale == nullptr) {
-      store_first(static_cast<float*>(y) + pixel * channels + o, value, left);
+  // Calls body with a function put(pixel, o, left, sums, scale) that finishes the sums of channels [o, o +
+  // left), at most kLanes, of a pixel; their scales begin at number `scale`. What the epilogue asks for is
+  // found out here, not for every vector.
+  template <class Body>
+  void with_put(Body body) const {
+    const ActivationKind kind = epilogue.act.kind;
+    if (kind == ActivationKind::kLeakyRelu || kind == ActivationKind::kNone) {
+      with_put<true>(body);
     } else {
-      const vi q = quantize(value * load_first(e.inverse_scale + o, left), e.zero);
-      store_bytes(static_cast<uint8_t*>(y) + pixel * round_up(channels, 4) + o, q, left);
+      with_put<false>(body);
+    }
+  }
+
+ private:
+  template <bool Leaky, class Body>
+  void with_put(Body body) const {
+    const auto with_put_as = [&]<bool Scaled, bool Quantized>() {
+      const Epilogue e = epilogue;
+      const float slope = e.act.kind == ActivationKind::kNone ? 1.0f : e.act.slope;
+      void* const to = y;
+      const int stride = Quantized ? round_up(channels, 4) : channels;
+      body([=](size_t pixel, int o, int left, vf sums, int scale) {
+        if (Scaled) sums *= load_first(e.scale + scale, left);
+        sums += load_first(e.bias + o, left);
+        const vf value = Leaky ? (sums < 0.0f ? sums * slope : sums) : activate(sums, e.act);
+        if (Quantized) {
+          const vi q = quantize(value * load_first(e.inverse_scale + o, left), e.zero);
+          store_bytes(static_cast<uint8_t*>(to) + pixel * stride + o, q, left);
+        } else {
+          store_first(static_cast<float*>(to) + pixel * stride + o, value, left);
+        }
+      });
+    };
+    const bool quantized = epilogue.inverse_scale != nullptr;
+    if (epilogue.scale == nullptr) {
+      quantized ? with_put_as.template operator()<false, true>()
+                : with_put_as.template operator()<false, false>();
+    } else {
+      quantized ? with_put_as.template operator()<true, true>()
+                : with_put_as.template operator()<true, false>();
     }
   }
 };

@@ -9,6 +9,10 @@
 // j - 1 + px + tx), in one dimension with taps (a, b + c) or (a + b, c). That is 16 products per input pixel
 // and channel pair instead of 36; nine_products.h shows how nine are enough.
 //
+// A transposed convolution that doubles the image is four such phases too, with zero padding and taps of any
+// value: phase (py, px) of a 4x4 kernel with stride 2 and padding 1 has the taps (3 - py - 2 ty, 3 - px - 2
+// tx).
+//
 // Integer arithmetic (WeightType::kQuads) takes the merged form: differences of uint8 would need nine bits,
 // which only 16-bit multipliers hold, at half the speed of 8-bit ones: 9 / (1/2) = 18 > 16. Each phase was
 // quantized with scales of its own.
@@ -23,11 +27,11 @@ struct UpsampleConvShape {
   int oc;
   Padding padding;
   WeightType weights = WeightType::kFloat32;
-  int input_zero = 0;  // of kQuads
+  int input_zero = 0;   // of kQuads
+  bool phases = false;  // the weights are merged taps (4, oc, ic, 2, 2): always with kQuads
 };
 
-// As ConvKernel. Weights are (oc, ic, 3, 3), with kQuads the merged taps (4 phases, oc, ic, 2, 2); the scales
-// of the epilogue are then (4, oc).
+// As ConvKernel. Weights are (oc, ic, 3, 3), or merged taps; the scales of the epilogue are (4, oc).
 struct UpsampleConvKernel {
   size_t (*packed_bytes)(const UpsampleConvShape&);
   void (*pack)(const UpsampleConvShape&, const float* weights, void* packed);

@@ -4,30 +4,29 @@
 // and not once per output channel; the signs and sums of the output transform are applied when the nine
 // results leave. Products: 9 per input pixel and channel pair, where the definition has 36.
 //
-// Four phases, in integers: the 3x3 neighbours of a pixel are gathered once, each phase meets its 2x2 of
-// them. 16 products, each a quarter of a float's.
+// Four phases, where the weights come so (in integers, and of transposed convolutions): the 3x3 neighbours of
+// a pixel are gathered once, each phase meets its 2x2 of them. 16 products.
 //
-// Columns, where a layer has at most kFew output channels (the last block of a decoder, 64 -> 4): the other
-// two would leave most lanes of their panels idle. Turned round, each input pixel is multiplied once with
-// everything that any output near it wants of it: four phases of four merged taps, 16 columns per output
+// Columns, where a layer has at most kFewChannels output channels (the last block of a decoder, 64 -> 4): the
+// other two would leave most lanes of their panels idle. Turned round, each input pixel is multiplied once
+// with everything that any output near it wants of it: four phases of four merged taps, 16 columns per output
 // channel, all lanes in use. The outputs are then sums of four columns of neighbouring pixels. 64 -> 4 takes
 // 4 vector products per k with 16 lanes, where nine products take 9.
+#include "methods.h"
 #include "nine_products.h"
 #include "upsample_conv.h"
 
 namespace edgevae::EDGEVAE_ISA {
 namespace {
 
-constexpr int kFew = 4;
-
-bool by_columns(const UpsampleConvShape& s) { return s.oc <= kFew; }
+bool by_columns(const UpsampleConvShape& s) { return s.oc <= kFewChannels; }
 bool in_quads(const UpsampleConvShape& s) { return s.weights == WeightType::kQuads; }
 int units(const UpsampleConvShape& s) { return input_units(s.ic, s.weights); }
 
 Products products(const UpsampleConvShape& s) {
   const int pixels = s.ih * s.iw, k = round_up(units(s), kDepth);
   if (by_columns(s)) return Products(s.n, pixels, 1, k, 16 * s.oc, s.weights);
-  if (!in_quads(s)) return Products(s.n, pixels, kNine, k, s.oc, s.weights);
+  if (!s.phases) return Products(s.n, pixels, kNine, k, s.oc, s.weights);
   Products p(s.n, pixels, 4, k, s.oc, s.weights);
   p.runs = 2;
   p.run_depth = 2 * k;
@@ -69,14 +68,14 @@ void pack(const UpsampleConvShape& s, const float* weights, void* packed) {
     for (int i = 0; i < s.ic; ++i) {
       const int unit = i / per_unit, part = i % per_unit;
       const float* g = weights + (static_cast<size_t>(o) * s.ic + i) * 9;
-      if (!in_quads(s) && !by_columns(s)) {
+      if (!s.phases && !by_columns(s)) {
         float nine[kNine];
         transform_weights(g, nine);
         for (int j = 0; j < kNine; ++j) p.set(packed, o, j, unit, part, nine[j], 0);
         continue;
       }
       float merged[16];
-      if (in_quads(s)) {
+      if (s.phases) {
         for (int j = 0; j < 16; ++j) merged[j] = merged_tap(s, weights, j / 4, o, i, j % 4);
       } else {
         merge_taps(g, merged);
@@ -168,20 +167,24 @@ template <int OC, class T>
 void finish_row(const UpsampleConvShape& s, const float* const* rows, int columns, int image, int row,
                 const PatchConstants<OC>& constants, const Output& out) {
   constexpr int kNumbers = round_to_lanes(4 * OC);
+  static constexpr T kZeros[16 * OC] = {};
   const size_t top = (static_cast<size_t>(image) * 2 * s.ih + 2 * row) * 2 * s.iw, bottom = top + 2 * s.iw;
-  const auto* quarter = reinterpret_cast<const T* const*>(rows);
+  const bool zeros = s.padding == Padding::kZeros;
   for (int j = 0; j < s.iw; ++j) {
+    const T* at[3][3];
+    for (int dx = 0; dx < 3; ++dx) {
+      const int column = j + dx - 1;
+      const bool inside = column >= 0 && column < s.iw;
+      for (int dy = 0; dy < 3; ++dy) {
+        const T* from =
+            reinterpret_cast<const T*>(rows[dy]) + static_cast<size_t>(inside ? column : j) * columns;
+        at[dy][dx] = rows[dy] == nullptr || (!inside && zeros) ? kZeros : from;
+      }
+    }
     T patch[kNumbers] = {};
     for (int phase = 0; phase < 4; ++phase) {
       for (int tap = 0; tap < 4; ++tap) {
-        const T* from = quarter[phase / 2 + tap / 2];
-        int column = j - 1 + phase % 2 + tap % 2;
-        if (column < 0 || column >= s.iw) {
-          if (s.padding == Padding::kZeros) continue;
-          column = j;
-        }
-        if (from == nullptr) continue;
-        from += static_cast<size_t>(column) * columns + (4 * phase + tap) * OC;
+        const T* from = at[phase / 2 + tap / 2][phase % 2 + tap % 2] + (4 * phase + tap) * OC;
         for (int o = 0; o < OC; ++o) patch[phase * OC + o] += from[o];
       }
     }
@@ -189,8 +192,10 @@ void finish_row(const UpsampleConvShape& s, const float* const* rows, int column
     for (int i = 0; i < kNumbers; ++i) values[i] = static_cast<float>(patch[i]);
     const size_t pixels[4] = {top + 2 * j, top + 2 * j + 1, bottom + 2 * j, bottom + 2 * j + 1};
     if (out.epilogue.inverse_scale != nullptr) {
-      for (int phase = 0; phase < 4; ++phase)
-        out.put(pixels[phase], 0, OC, load_first(values + phase * OC, OC), phase * OC);
+      out.with_put([&](auto put_out) {
+        for (int phase = 0; phase < 4; ++phase)
+          put_out(pixels[phase], 0, OC, load_first(values + phase * OC, OC), phase * OC);
+      });
       continue;
     }
     for (int i = 0; i < kNumbers; i += kLanes) {
@@ -239,8 +244,8 @@ void run(const UpsampleConvShape& s, const void* input, const void* packed, cons
   const auto* x = static_cast<const float*>(input);
   const Output out{epilogue, y, s.oc};
   if (by_columns(s)) {
-    constexpr decltype(&run_columns<1>) by_channels[kFew] = {run_columns<1>, run_columns<2>, run_columns<3>,
-                                                             run_columns<4>};
+    constexpr decltype(&run_columns<1>) by_channels[kFewChannels] = {run_columns<1>, run_columns<2>,
+                                                                     run_columns<3>, run_columns<4>};
     return by_channels[s.oc - 1](s, x, packed, out, scratch, pool);
   }
   const Products p = products(s);
@@ -252,7 +257,7 @@ void run(const UpsampleConvShape& s, const void* input, const void* packed, cons
     for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), at += kDepth) {
       const float* image = x + static_cast<size_t>(pixel.image) * s.ih * s.iw * ic;
       const Neighbours near(image, s.ih, s.iw, ic, s.padding, pixel.y - 1, pixel.x - 1, 1);
-      if (!in_quads(s)) {
+      if (!s.phases) {
         gather_nine(near, ic, apart, row, at);
         continue;
       }
@@ -265,23 +270,25 @@ void run(const UpsampleConvShape& s, const void* input, const void* packed, cons
   const auto finish = [&](int first, int size, int panel, const float* sums) {
     const int32_t* zero_sums = p.zero_sums(packed) + panel * p.count * p.width();
     const size_t apart = static_cast<size_t>(size) * p.width();
-    Position pixel(first, s.ih, s.iw);
-    for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), sums += p.width()) {
-      const size_t corner = (2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y) * s.iw + pixel.x) * 2;
-      if (!in_quads(s)) {
-        finish_nine(p, sums, apart, panel, corner, 2 * s.iw, out);
-        continue;
-      }
-      for (int v = 0; v < p.vectors; ++v) {
-        const int o = panel * p.width() + v * kLanes;
-        if (o >= s.oc) break;
-        for (int phase = 0; phase < 4; ++phase) {
-          const int32_t* zeros = zero_sums + phase * p.width() + v * kLanes;
-          out.put(corner + phase / 2 * 2 * s.iw + phase % 2, o, s.oc - o,
-                  finished(sums + phase * apart + v * kLanes, zeros, p.type), phase * s.oc + o);
+    out.with_put([&](auto put_out) {
+      Position pixel(first, s.ih, s.iw);
+      for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), sums += p.width()) {
+        const size_t corner = (2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y) * s.iw + pixel.x) * 2;
+        if (!s.phases) {
+          finish_nine(p, sums, apart, panel, corner, 2 * s.iw, put_out);
+          continue;
+        }
+        for (int v = 0; v < p.vectors; ++v) {
+          const int o = panel * p.width() + v * kLanes;
+          if (o >= s.oc) break;
+          for (int phase = 0; phase < 4; ++phase) {
+            const int32_t* zeros = zero_sums + phase * p.width() + v * kLanes;
+            put_out(corner + phase / 2 * 2 * s.iw + phase % 2, o, s.oc - o,
+                    finished(sums + phase * apart + v * kLanes, zeros, p.type), phase * s.oc + o);
+          }
         }
       }
-    }
+    });
   };
   run_products(p, s.oc, packed, scratch, pool, gather, finish);
 }

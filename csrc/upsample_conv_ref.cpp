@@ -9,7 +9,7 @@
 namespace edgevae::reference {
 namespace {
 
-bool merged(const UpsampleConvShape& s) { return s.weights == WeightType::kQuads; }
+bool merged(const UpsampleConvShape& s) { return s.phases; }
 
 size_t packed_bytes(const UpsampleConvShape& s) {
   return static_cast<size_t>(s.oc) * s.ic * (merged(s) ? 16 : 9) * sizeof(float);

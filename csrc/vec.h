@@ -17,8 +17,8 @@
 #include <arm_neon.h>
 #endif
 
-// Sets with a dot product of bytes are those without, compiled for CPUs that have it: the compiler's own macros
-// tell them apart.
+// Sets with a dot product of bytes are those without, compiled for CPUs that have it: the compiler's own
+// macros tell them apart.
 #if defined(EDGEVAE_LANES_avx512_vnni)
 #define EDGEVAE_LANES_avx512
 #elif defined(EDGEVAE_LANES_avx2_vnni)
@@ -170,6 +170,10 @@ inline constexpr int kQuadShift = 0;
 // The first n floats at p, at most kLanes, zero in the other lanes. The only place where tails are read...
 static inline vf load_first(const float* p, int n) {
   if (n >= kLanes) return load(p);
+#if defined(EDGEVAE_LANES_avx512)
+  if (n <= 0) return vf{};
+  return (vf)_mm512_maskz_loadu_ps((__mmask16)(0xffffu >> (16 - n)), p);
+#endif
   float lanes[kLanes] = {};
   for (int i = 0; i < n; ++i) lanes[i] = p[i];
   return load(lanes);
@@ -178,18 +182,36 @@ static inline vf load_first(const float* p, int n) {
 // ... and written.
 static inline void store_first(float* p, vf v, int n) {
   if (n >= kLanes) return store(p, v);
+#if defined(EDGEVAE_LANES_avx512)
+  if (n > 0) _mm512_mask_storeu_ps(p, (__mmask16)(0xffffu >> (16 - n)), (__m512)v);
+  return;
+#endif
   float lanes[kLanes];
   store(lanes, v);
   for (int i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// Copies n numbers of 32 bits, at most 16, bits unchanged. A call of memcpy costs more than that.
+static inline void copy_few(float* to, const float* from, int n) {
+#if defined(EDGEVAE_LANES_avx512)
+  const __mmask16 mask = (__mmask16)(0xffffu >> (16 - n));
+  _mm512_mask_storeu_epi32(to, mask, _mm512_maskz_loadu_epi32(mask, from));
+#else
+  typedef int32_t four __attribute__((vector_size(16), aligned(4), may_alias));
+  for (; n >= 4; n -= 4, to += 4, from += 4) *(four*)to = *(const four*)from;
+  for (int i = 0; i < n; ++i) __builtin_memcpy(to + i, from + i, sizeof(float));
+#endif
+}
+
 // The first n lanes, 0 to 255 each, as bytes.
 static inline void store_bytes(uint8_t* p, vi v, int n) {
+#if defined(EDGEVAE_LANES_avx512)
+  const __mmask16 mask = (__mmask16)(n >= kLanes ? 0xffffu : n <= 0 ? 0 : 0xffffu >> (16 - n));
+  _mm512_mask_cvtepi32_storeu_epi8(p, mask, (__m512i)v);
+#else
   uint8_t lanes[kLanes];
   uint8_t* to = n >= kLanes ? p : lanes;
-#if defined(EDGEVAE_LANES_avx512)
-  _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)v));
-#elif defined(EDGEVAE_LANES_avx2)
+#if defined(EDGEVAE_LANES_avx2)
   const __m128i words =
       _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
   _mm_storel_epi64((__m128i*)to, _mm_packus_epi16(words, words));
@@ -198,6 +220,7 @@ static inline void store_bytes(uint8_t* p, vi v, int n) {
 #endif
   if (n >= kLanes) return;
   for (int i = 0; i < n; ++i) p[i] = lanes[i];
+#endif
 }
 
 static inline vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
@@ -206,12 +229,20 @@ static inline vf vmax(vf a, vf b) { return a > b ? a : b; }
 
 // clamp(rint(x) + zero, 0, 255), halves to even, NaN to zero.
 static inline vi quantize(vf x, int zero) {
+#if defined(EDGEVAE_LANES_avx512)
+  const __m512 v = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_ORD_Q), (__m512)x);
+  const __m512i q =
+      _mm512_cvtps_epi32(_mm512_min_ps(v, _mm512_set1_ps(511.0f)));  // far below: the smallest integer
+  const __m512i low = _mm512_max_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(zero)), _mm512_setzero_si512());
+  return (vi)_mm512_min_epi32(low, _mm512_set1_epi32(255));
+#else
   const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   x = x == x ? x : vf{};
   x = vmin(vmax(x, broadcast(-511.0f)), broadcast(511.0f));
   const vi q = (vi)(x + magic) - (vi)magic + zero;
   const vi low = q > 0 ? q : vi{};
   return low < 255 ? low : 255 - vi{};
+#endif
 }
 
 // e^x within 2 ulp for |x| <= 87; saturates outside. Cody-Waite reduction by ln 2, then the Taylor
