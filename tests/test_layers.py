@@ -351,6 +351,21 @@ def test_fewer_outputs_are_the_first_ones(isa: str, rng: np.random.Generator) ->
         np.testing.assert_array_equal(network.run(x, None, outputs), network.run(x)[:, :outputs])
 
 
+def test_an_image_of_one_channel_is_a_vector_as_it_lies(isa: str, rng: np.random.Generator) -> None:
+    """No step reorders it, so the convolution comes last: it still has one output channel, not h * w."""
+    weight = rng.standard_normal((1, 3, 3, 3)).astype(np.float32)
+    conv = {"op": "conv2d", "weight": "w", "bias": None, "stride": 1, "padding": 1, "padding_mode": "zeros"}
+    up = {"op": "conv_transpose2d", "weight": "v", "bias": None, "stride": 2, "padding": 1}
+    tensors = {"w": weight, "v": weight.reshape(3, 1, 3, 3)}
+    x = rng.standard_normal((2, 3, 9, 7)).astype(np.float32)
+    for layer in (conv, up):
+        image = run(isa, [layer], tensors, x, 2)
+        count = image[0].size
+        np.testing.assert_array_equal(
+            run(isa, [layer, {"op": "reshape", "shape": [count]}], tensors, x, 2), image.reshape(2, count)
+        )
+
+
 CONV = {"op": "conv2d", "weight": "w", "bias": "b", "stride": 1, "padding": 0, "padding_mode": "zeros"}
 WEIGHTS = {"w": np.zeros((8, 4, 3, 3), np.float32), "b": np.zeros(8, np.float32)}
 
@@ -388,6 +403,8 @@ WEIGHTS = {"w": np.zeros((8, 4, 3, 3), np.float32), "b": np.zeros(8, np.float32)
         ({"op": "attention"}, {}, (5,), "not an operation"),
         (CONV, WEIGHTS, (4, 0, 8), "out of bounds"),
         (CONV, WEIGHTS, (4, 8, 100_000), "out of bounds"),
+        ({"op": "activation", "kind": "relu"}, {}, (0,), "out of bounds"),
+        ({"op": "activation", "kind": "relu"}, {}, (-3,), "out of bounds"),
     ],
 )
 def test_a_layer_that_does_not_fit_is_refused(
@@ -409,6 +426,10 @@ def test_wrong_calls_are_refused() -> None:
         network.run(np.zeros((1, 4, 8, 8), np.float32), None, 3)
     with pytest.raises(ValueError, match="at least one layer"):
         _core.Network([], {}, (4, 8, 8), 0, _core.Pool(1))
-    for threads in (0, -1, 257):
+    with pytest.raises(ValueError, match="condition is -1"):
+        _core.Network([CONV], WEIGHTS, (4, 8, 8), -1, _core.Pool(1))
+    with pytest.raises(TypeError):
+        _core.Network([CONV], WEIGHTS, (4, 8, 8), 0, None)  # type: ignore[arg-type]
+    for threads in (0, -1, 257, 10**9):
         with pytest.raises(ValueError, match="wanted 1 to 256"):
             _core.Pool(threads)

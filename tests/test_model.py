@@ -123,6 +123,59 @@ def test_threads_share_one_model(model: edgevae.Model, rng: np.random.Generator)
     assert not wrong
 
 
+def as_given(x: np.ndarray) -> dict[str, np.ndarray]:
+    """The same numbers as one meets them in memory."""
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    return {
+        "reversed": x[..., ::-1].copy()[..., ::-1],
+        "every second": np.repeat(x, 2, -1)[..., ::2],
+        "Fortran order": np.asfortranarray(x),
+        "transposed": x.T.copy().T,
+        "read only": read_only,
+        "other byte order": x.astype(x.dtype.newbyteorder()),
+        "float64": x.astype(np.float64),
+        "list": x.tolist(),
+    }
+
+
+def test_tensors_in_any_layout(model: edgevae.Model, rng: np.random.Generator) -> None:
+    x, z = rng.standard_normal((2, 4, 32, 32), np.float32), rng.standard_normal((2, 8), np.float32)
+    for call, plain in ((model.encode_tensor, x), (model.decode_tensor, z)):
+        wanted = call(plain)
+        for name, array in as_given(plain).items():
+            np.testing.assert_array_equal(call(array), wanted, err_msg=name)
+        one = np.broadcast_to(plain[:1], (3, *plain.shape[1:]))  # three times the same memory
+        np.testing.assert_array_equal(call(one), call(one.copy()))
+        assert call(plain[:0]).shape[0] == 0
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        None,
+        "image",
+        object(),
+        np.full((1, 4, 32, 32), "1"),
+        np.zeros((1, 4, 32, 32), complex),
+        np.zeros((1, 4, 32, 32), "M8[s]"),
+        np.zeros((1, 4, 32, 32), object),
+        np.zeros((1, 4, 32, 32), [("a", "f4")]),
+        np.zeros((4, 32, 32), np.float32),
+        np.zeros((1, 4, 32, 0), np.float32),
+        np.zeros((1, 1, 4, 32, 32), np.float32),
+    ],
+)
+def test_what_is_no_tensor_is_refused(model: edgevae.Model, x: object) -> None:
+    with pytest.raises(edgevae.FrameError, match=r"wanted float32 \(N, 4, 32, 32\)"):
+        model.encode_tensor(x)  # type: ignore[arg-type]
+
+
+def test_a_ragged_list_is_refused(model: edgevae.Model) -> None:
+    with pytest.raises(edgevae.FrameError, match="inhomogeneous"):
+        model.encode_tensor([[1], [1, 2]])  # type: ignore[arg-type]
+
+
 def test_wrong_latents_are_refused(model: edgevae.Model) -> None:
     for wrong in (
         np.zeros(9, np.float32),
@@ -135,6 +188,9 @@ def test_wrong_latents_are_refused(model: edgevae.Model) -> None:
             model.decode(wrong)  # type: ignore[arg-type]
     with pytest.raises(edgevae.LatentError, match="NaN or infinity"):
         model.decode(np.full(8, np.nan, np.float32))
+    for call in (model.decode, model.decode_tensor):
+        with pytest.raises(edgevae.LatentError, match="too large; split it"):
+            call(np.broadcast_to(np.zeros(8, np.float32), (2**21, 8)))
     assert model.decode(np.zeros((0, 8), np.float32)).rgb.shape == (0, 32, 32, 3)
 
 
@@ -158,7 +214,7 @@ def test_wrong_arguments_of_load(tiny_model_path: Path, tmp_path: Path) -> None:
         edgevae.load(tiny_model_path, device="tpu")
     with pytest.raises(edgevae.EdgevaeError, match="precision"):
         edgevae.load(tiny_model_path, precision="fp8")
-    for threads in (0, -3, 1000, "two", True):
+    for threads in (0, -3, 257, 10**9, 2.0, "2", "two", True):
         with pytest.raises(edgevae.EdgevaeError, match="threads"):
             edgevae.load(tiny_model_path, threads=threads)  # type: ignore[arg-type]
     with pytest.raises(edgevae.EdgevaeError, match="isa=mmx cannot be had"):

@@ -113,6 +113,21 @@ def test_strided_views_need_no_copy(isa: str, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(pack(planes, depth, spec), pack(rgb, depth, spec))
 
 
+def test_arrays_in_any_layout(isa: str, rng: np.random.Generator) -> None:
+    rgb, depth = frame(rng, 20, 30)
+    spec = InputSpec(4, 8, 8, depth=LOG)
+    wanted, _ = pack_with_mask(rgb, depth, spec, isa=isa)
+    for array in (rgb, depth):
+        array.flags.writeable = False
+    for color, metres in ((rgb, depth), (np.asfortranarray(rgb), np.asfortranarray(depth))):
+        np.testing.assert_array_equal(pack_with_mask(color, metres, spec, isa=isa)[0], wanted)
+    # One pixel, broadcast: every stride is zero.
+    flat = np.broadcast_to(rgb[:1, :1], rgb.shape), np.broadcast_to(depth[:1, :1], depth.shape)
+    copied = flat[0].copy(), flat[1].copy()
+    got, wanted = (pack_with_mask(*arrays, spec, isa=isa)[0] for arrays in (flat, copied))
+    np.testing.assert_array_equal(got, wanted)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_bgr_and_channels(isa: str, channels: int, rng: np.random.Generator) -> None:
     rgb, depth = frame(rng, 20, 30)
@@ -156,6 +171,9 @@ RGB = np.zeros((20, 30, 3), np.uint8)
         ([[1, 2, 3]], None, "colour is a list"),
         (RGB, np.zeros((10, 30), np.uint16), "wanted the same size"),
         (RGB, np.zeros((20, 30)), "depth is float64"),
+        (RGB, np.zeros((20, 30), ">u2"), "depth is >u2"),
+        (RGB, np.zeros((20, 30), ">f4"), "depth is >f4"),
+        (np.broadcast_to(RGB[:1, :1], (1, 70_000, 3)), None, "65536"),
         (RGB, np.zeros((20, 30, 1), np.uint16), "wanted the same size"),
         (RGB, "deep", "depth is a str"),
     ],

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 
-def tiny_document(size: int = 32, latent: int = 8) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """An RGB-D model with every layer of the main one, small enough to run in microseconds."""
+def tiny_document(
+    size: int | tuple[int, int] = 32, latent: int = 8, widths: tuple[int, ...] = (8, 12)
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """An RGB-D model with every layer of the main one, small enough to run in microseconds.
+
+    Args:
+        size: height and width of the image, one number or two; multiples of 2 to the number of `widths`.
+        latent: length of the latent.
+        widths: channels after each halving of the encoder; the decoder goes back the same way.
+    """
     rng = np.random.default_rng(7)
     tensors: dict[str, np.ndarray] = {}
 
@@ -21,27 +30,26 @@ def tiny_document(size: int = 32, latent: int = 8) -> tuple[dict[str, Any], dict
     leaky = {"op": "activation", "kind": "leaky_relu", "slope": 0.2}
     down = {"op": "conv2d", "stride": 2, "padding": 1, "padding_mode": "zeros"}
     up = {"op": "upsample_conv2d", "padding_mode": "replicate"}
-    side = size // 4
-    encoder = [
-        {**down, **weights("encoder.0", 8, 4, 4, 4)},
-        leaky,
-        {**down, **weights("encoder.1", 12, 8, 4, 4)},
-        leaky,
-        {"op": "reshape", "shape": [12 * side * side]},
-        {"op": "linear", **weights("encoder.head", 2 * latent, 12 * side * side)},
+    height, width = (size, size) if isinstance(size, int) else size
+    cells = [widths[-1], height >> len(widths), width >> len(widths)]
+    encoder = []
+    for i, (n_in, n_out) in enumerate(pairwise((4, *widths))):
+        encoder += [{**down, **weights(f"encoder.{i}", n_out, n_in, 4, 4)}, leaky]
+    encoder += [
+        {"op": "reshape", "shape": [int(np.prod(cells))]},
+        {"op": "linear", **weights("encoder.head", 2 * latent, int(np.prod(cells)))},
     ]
     decoder = [
-        {"op": "linear", **weights("decoder.input", 12 * side * side, latent)},
-        {"op": "reshape", "shape": [12, side, side]},
-        {**up, **weights("decoder.0", 8, 12, 3, 3)},
-        leaky,
-        {**up, **weights("decoder.1", 4, 8, 3, 3)},
-        {"op": "activation", "kind": "tanh"},
+        {"op": "linear", **weights("decoder.input", int(np.prod(cells)), latent)},
+        {"op": "reshape", "shape": cells},
     ]
+    for i, (n_in, n_out) in enumerate(pairwise((*reversed(widths), 4))):
+        decoder += [{**up, **weights(f"decoder.{i}", n_out, n_in, 3, 3)}, leaky]
+    decoder[-1] = {"op": "activation", "kind": "tanh"}
     document = {
         "format_version": 1,
         "name": "tiny",
-        "input": {"channels": 4, "height": size, "width": size},
+        "input": {"channels": 4, "height": height, "width": width},
         "latent_dim": latent,
         "condition_dim": 0,
         "posterior": {"scale": "softplus", "epsilon": 1e-5},
