@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <unistd.h>
+
 #include <chrono>
 #include <mutex>
 
@@ -14,6 +16,22 @@ namespace py = pybind11;
 
 namespace edgevae {
 namespace {
+
+// Python ends a thread that comes back after the interpreter has begun to shut down by unwinding it, which
+// may not pass a destructor; such a thread sleeps until the process is gone, as it does from Python 3.14 on.
+class Unlocked {
+ public:
+  ~Unlocked() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) pause();
+    }
+  }
+
+ private:
+  PyThreadState* state_ = PyEval_SaveThread();
+};
 
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
@@ -90,11 +108,14 @@ struct Layers {
 };
 
 Shape image_shape(const std::vector<int>& chw) {
-  if (chw.size() == 1) return {chw[0], 1, 1, false};
-  if (chw.size() != 3) throw error("input shape wants (c, h, w) or (n).");
+  if (chw.size() != 1 && chw.size() != 3) throw error("input shape wants (c, h, w) or (n).");
+  const int largest = chw.size() == 1 ? 1 << 30 : 16384;
   for (int n : chw) {
-    if (n < 1 || n > 16384) throw error("input shape is out of bounds, wanted sizes from 1 to 16384.");
+    if (n < 1 || n > largest) {
+      throw error("input shape is out of bounds, wanted sizes from 1 to " + std::to_string(largest) + ".");
+    }
   }
+  if (chw.size() == 1) return {chw[0], 1, 1, false};
   return {chw[0], chw[1], chw[2], true};
 }
 
@@ -169,8 +190,17 @@ class PyPool {
     }
     pool = std::shared_ptr<Pool>(pool_create(threads), pool_destroy);
   }
+  // Call with the GIL held, before the mutex is taken: a fork may have copied it locked.
+  void renew_after_fork() {
+    if (fork_ == pool_forks()) return;
+    fork_ = pool_forks();
+    new (&mutex) std::mutex;
+  }
   std::shared_ptr<Pool> pool;
   std::mutex mutex;  // one job at a time; networks of a model share the pool
+
+ private:
+  unsigned fork_ = pool_forks();
 };
 
 class PyNetwork {
@@ -181,6 +211,7 @@ class PyNetwork {
         network_(Layers(list, tensors).layers, image_shape(input), condition, precision_of(precision),
                  select_kernels(isa), pool_->pool) {
     if (list.empty()) throw error("a network needs at least one layer.");
+    if (condition < 0) throw error("condition is " + std::to_string(condition) + ", wanted at least 0.");
   }
 
   // x (N, ...) float32 in the network's input shape, condition (N, k) or None.
@@ -209,7 +240,8 @@ class PyNetwork {
     const float* from = x.data();
     float* to = result.mutable_data();
     const float* conditions = c.data();
-    py::gil_scoped_release unlocked;
+    pool_->renew_after_fork();
+    Unlocked unlocked;
     std::scoped_lock lock(pool_->mutex);
     const int batch = static_cast<int>(n);
     network_.reserve(batch);
@@ -240,7 +272,8 @@ class PyNetwork {
     float* to = result.mutable_data();
     std::chrono::duration<double> packing{}, running{};
     {
-      py::gil_scoped_release unlocked;
+      pool_->renew_after_fork();
+      Unlocked unlocked;
       std::scoped_lock lock(pool_->mutex);
       const auto begin = std::chrono::steady_clock::now();
       network_.reserve(1);
@@ -278,7 +311,8 @@ class PyNetwork {
       const float *from = z.data(), *conditions = c.data();
       std::uint8_t* colors = rgb.mutable_data();
       float* metres = with_depth ? depth.mutable_data() : nullptr;
-      py::gil_scoped_release unlocked;
+      pool_->renew_after_fork();
+      Unlocked unlocked;
       std::scoped_lock lock(pool_->mutex);
       const int batch = static_cast<int>(n);
       network_.reserve(batch);
@@ -358,7 +392,7 @@ py::tuple pack_frame(const py::array& rgb, const py::object& depth, float depth_
   f.mask = encoding.channels == 4 ? readings : nullptr;
   const Kernels& kernels = select_kernels(isa);
   {
-    py::gil_scoped_release unlocked;
+    Unlocked unlocked;
     // A pool of one runs its tasks in the caller and has no state, so all callers share it.
     static Pool* const pool = pool_create(1);
     Floats scratch(kernels.frame_pack.scratch_floats(f));
@@ -398,7 +432,7 @@ PYBIND11_MODULE(_core, m) {
       .def(py::init<const py::list&, const py::dict&, const std::vector<int>&, int, std::shared_ptr<PyPool>,
                     const std::string&, const std::string&>(),
            py::arg("layers"), py::arg("tensors"), py::arg("input_shape"), py::arg("condition"),
-           py::arg("pool"), py::arg("isa") = "", py::arg("precision") = "exact")
+           py::arg("pool").none(false), py::arg("isa") = "", py::arg("precision") = "exact")
       .def("run", &PyNetwork::run, py::arg("x"), py::arg("condition") = py::none(),
            py::arg("outputs") = py::none())
       .def("encode_frame", &PyNetwork::encode_frame, py::arg("rgb"), py::arg("depth"), py::arg("depth_scale"),

@@ -37,7 +37,15 @@ std::uint64_t next_of(std::uint64_t ticket) { return ticket & kCountMask; }
 std::uint64_t count_of(std::uint64_t ticket) { return (ticket >> kCountBits) & kCountMask; }
 std::uint64_t job_of(std::uint64_t ticket) { return ticket >> (2 * kCountBits); }
 
+std::atomic<unsigned> forks{0};
+
 }  // namespace
+
+unsigned pool_forks() {
+  [[maybe_unused]] static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+  return forks.load(std::memory_order_relaxed);
+}
 
 class Pool {
  public:
@@ -49,6 +57,10 @@ class Pool {
   }
 
   ~Pool() {
+    if (forked()) {  // the workers are not in this process, nor are their stacks
+      new std::vector(std::move(workers_));
+      return;
+    }
     stop_.store(true, std::memory_order_relaxed);
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
@@ -56,6 +68,7 @@ class Pool {
   }
 
   int threads() const { return threads_; }
+  bool forked() const { return fork_ != pool_forks(); }
 
   void run(int tasks, TaskFn fn, void* context) {
     keep_off_my_cpu();
@@ -112,6 +125,7 @@ class Pool {
   }
 
   const int threads_;
+  const unsigned fork_ = pool_forks();
   TaskFn fn_ = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<std::uint64_t> ticket_{0};
@@ -127,7 +141,7 @@ class Pool {
 
 void parallel_for(Pool& pool, int tasks, TaskFn fn, void* context) {
   if (tasks <= 0) return;
-  if (tasks == 1 || pool.threads() == 1) {
+  if (tasks == 1 || pool.threads() == 1 || pool.forked()) {
     for (int task = 0; task < tasks; ++task) fn(context, task, 0);
     return;
   }

@@ -21,6 +21,9 @@ Pool* pool_create(int threads);  // threads >= 1, the caller included
 void pool_destroy(Pool* pool);
 int pool_threads(const Pool& pool);
 
+// How often this process is the child of a fork: a pool of before has no workers any more.
+unsigned pool_forks();
+
 // Calls a lambda (task, thread) through parallel_for without allocating.
 template <class F>
 void parallel_for(Pool& pool, int tasks, F&& body) {

@@ -101,12 +101,17 @@ class Frame:
         return depth
 
 
+MAX_SIDE = 65536  # pixels of a frame, as the compiled module counts them
+
+
 def check_rgb(rgb: object) -> None:
     """Raise FrameError unless ``rgb`` is uint8 (H, W, 3) with at least one pixel."""
     if not isinstance(rgb, np.ndarray):
         raise FrameError(f"colour is a {type(rgb).__name__}, wanted a uint8 array (H, W, 3).")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise FrameError(f"colour is {rgb.dtype} {rgb.shape}, wanted uint8 (H, W, 3) in R, G, B order.")
+    if max(rgb.shape) > MAX_SIDE:
+        raise FrameError(f"colour is {rgb.shape[1]}x{rgb.shape[0]}, wanted at most {MAX_SIDE} pixels a side.")
 
 
 def check_depth(depth: object, size: tuple[int, ...]) -> None:

@@ -182,7 +182,10 @@ class Model:
             raise LatentError("the latent holds NaN or infinity; nothing can be decoded from it.")
         batch = z if z.ndim == 2 else z[None]
         self._check_no_condition()
-        rgb, depth = self._decoder.decode_frames(batch, None, self._native_input)
+        try:
+            rgb, depth = self._decoder.decode_frames(batch, None, self._native_input)
+        except ValueError as error:
+            raise LatentError(str(error)) from None
         if z.ndim == 2:
             return Decoded(rgb, depth)
         return Decoded(rgb[0], None if depth is None else depth[0])
@@ -203,11 +206,20 @@ class Model:
         condition: npt.NDArray[np.float32] | None = None,
         outputs: int | None = None,
     ) -> FloatArray:
-        """What the encoder's last layer gives, means then raw scales; the first ``outputs`` of them."""
+        """What the encoder's last layer gives, means then raw scales; the first ``outputs`` of them.
+
+        Raises:
+            FrameError: another shape than the network's, or no numbers.
+        """
         try:
-            return self._encoder.run(np.asarray(x, np.float32), condition, outputs)
+            array = np.asarray(x)
+            if array.dtype.kind in "fiu":
+                return self._encoder.run(array.astype(np.float32, copy=False), condition, outputs)
+            got = f"{array.dtype} {array.shape}"
         except ValueError as error:
             raise FrameError(str(error)) from None
+        size = self.spec.input
+        raise FrameError(f"input is {got}, wanted float32 (N, {size.channels}, {size.height}, {size.width}).")
 
     def decode_tensor(
         self, z: npt.NDArray[np.float32], condition: npt.NDArray[np.float32] | None = None
