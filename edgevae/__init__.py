@@ -27,6 +27,7 @@ from .errors import (
     FrameError,
     LatentError,
     ModelFileError,
+    QuantizeError,
     RecordError,
     SourceError,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Model",
     "ModelFileError",
     "ModelSpec",
+    "QuantizeError",
     "RecordError",
     "SourceError",
     "__version__",

@@ -300,6 +300,32 @@ def export(
 
 
 @app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file stored as fp32 or fp16.")],
+    calibrate: Annotated[
+        str,
+        typer.Option(
+            metavar="URI", help="Frames like those the model will see: any source 'edgevae stream' takes."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
+    frames: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Frames to take, spread over the source.")
+    ] = 64,
+    depth: DepthOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a model file with int8 layers; keeps it only if it is as good.
+
+    Every fourth frame is held out of calibration and measured on, too.
+    """
+    from .quantize import quantize as run
+
+    print(f"wrote {run(model, output, calibrate, frames=frames, depth=depth, threads=threads, quiet=quiet)}")
+
+
+@app.command()
 def bench(
     model: ModelOption = None,
     against: Annotated[

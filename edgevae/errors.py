@@ -29,3 +29,7 @@ class RecordError(EdgevaeError):
 
 class ExportError(EdgevaeError):
     """A module that cannot be expressed in the model file, or an export that fails its parity check."""
+
+
+class QuantizeError(EdgevaeError):
+    """A model that cannot be quantized, too few frames to do it with, or too large a loss of quality."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import _core, model_file
+from . import model_file
 from .model import load
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -66,7 +66,7 @@ def show(about: dict[str, Any]) -> None:
 def _layers(
     layers: list[dict[str, Any]], tensors: Tensors, size: tuple[int, ...], condition_dim: int
 ) -> Iterator[dict[str, Any]]:
-    outputs = _core.infer_shapes(layers, tensors, size, condition_dim)
+    outputs = model_file.layer_shapes(layers, tensors, size, condition_dim)
     for layer, output in zip(layers, outputs, strict=True):
         names = (layer.get("weight"), layer.get("bias"))
         parameters = sum(int(np.prod(tensors[name].shape)) for name in names if name)
@@ -83,7 +83,7 @@ def _facts(about: dict[str, Any]) -> Table:
         "depth": _depth_text(about["depth"]),
         "latent": f"{about['latent_dim']} numbers, {ratio:.0f} times fewer than the input",
         "posterior": _posterior_text(about["posterior"]),
-        "precision": f"{about['precision']} stored, float32 arithmetic",
+        "precision": _precision_text(about),
         "parameters": f"{about['parameters'] / 1e6:.3f} M",
         "MACs": f"encode {about['macs_encode'] / 1e6:.1f} M, decode {about['macs_decode'] / 1e6:.1f} M",
     }
@@ -107,15 +107,30 @@ def _posterior_text(posterior: dict[str, Any] | None) -> str:
     return f"Gaussian, std by {posterior['scale']}, epsilon {posterior['epsilon']:g}"
 
 
+def _precision_text(about: dict[str, Any]) -> str:
+    if about["precision"] != "int8":
+        return f"{about['precision']} stored, float32 arithmetic"
+    layers = [layer for half in ("encoder", "decoder") for layer in about[half] if layer["parameters"]]
+    integer = sum("input_scale" in layer for layer in layers)
+    weights = sum("weight_scale" in layer for layer in layers) - integer
+    return (
+        f"int8: {integer} layers in integers, {weights} with int8 weights and float32 arithmetic, "
+        f"{len(layers) - integer - weights} in float32"
+    )
+
+
 def _layer_table(title: str, layers: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(title, style="bold")
     table.add_column("settings", header_style="dim")
     table.add_column("output", header_style="dim", justify="right")
     table.add_column("parameters", header_style="dim", justify="right")
-    hidden = {"op", "weight", "bias", "output", "parameters"}
+    hidden = {"op", "weight", "bias", "output", "parameters", *model_file.QUANTIZED_KEYS}
     for layer in layers:
         settings = ", ".join(f"{key} {value}" for key, value in layer.items() if key not in hidden)
+        if "weight_scale" in layer:
+            stored = f"int8, zero at {layer['input_zero']}" if "input_scale" in layer else "int8 weights"
+            settings = f"{settings}, {stored}" if settings else stored
         shape = " x ".join(str(length) for length in layer["output"])
         table.add_row(
             layer["op"], Text(settings), shape, f"{layer['parameters']:,}" if layer["parameters"] else ""

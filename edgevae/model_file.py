@@ -33,22 +33,26 @@ MAX_WINDOW = 64  # kernel, stride, padding
 MAX_LAYERS = 1024  # per chain
 MAX_ACTIVATION = 1 << 28  # numbers in one layer's output: 1 GiB of float32
 MAX_FILE_BYTES = 4 << 30
+MAX_TERMS = ((1 << 31) - 1) // (255 * 127)  # products that an integer sum may have: int32 holds any such sum
 
-_STORED: dict[str, tuple[str, np.dtype[Any]]] = {
-    "fp32": ("F32", np.dtype("<f4")),
-    "fp16": ("F16", np.dtype("<f2")),
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
 }
+# How tensors are stored; in an int8 file each layer says which of its tensors are int8.
+_STORED: dict[str, tuple[str, ...]] = {"fp32": ("F32",), "fp16": ("F16",), "int8": ("F32", "I8")}
 _WRITTEN_BY = "wanted a model file written by 'edgevae export CKPT -o FILE'"
 
-Tensors = dict[str, npt.NDArray[np.float32]]
+Tensors = dict[str, npt.NDArray[Any]]
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors, str]:
     """Read and validate a model file.
 
     Returns:
-        The document (see ``docs/model-file.md``), the tensors as float32 (fp16 storage is widened),
-        and the SHA-256 of the file's bytes in hexadecimal.
+        The document (see ``docs/model-file.md``), the tensors as float32 (fp16 storage is widened) or, the
+        weights of quantized layers, int8, and the SHA-256 of the file's bytes in hexadecimal.
 
     Raises:
         ModelFileError: the file is missing, truncated, foreign, or contradicts itself.
@@ -76,7 +80,8 @@ def write(
     Args:
         path: the file; one that exists is replaced.
         document: everything ``docs/model-file.md`` asks for.
-        tensors: float32 arrays by name; stored as float16 where ``document["precision"]`` is "fp16".
+        tensors: float32 arrays by name, stored as float16 where ``document["precision"]`` is "fp16"; the
+            weights of quantized layers int8.
 
     Raises:
         ModelFileError: the document or a tensor is not valid, or the file cannot be written.
@@ -103,7 +108,7 @@ def validate(document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]
 
     Args:
         document: the parsed JSON document.
-        tensors: float32 arrays by name.
+        tensors: arrays by name, float32, and int8 for the weights of quantized layers.
 
     Raises:
         ModelFileError: with one sentence that names what was got and what was wanted.
@@ -118,7 +123,7 @@ def validate(document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]
     size = _check_input(document)
     latent_dim = _integer(document["latent_dim"], "latent_dim", 1, MAX_VECTOR)
     condition_dim = _integer(document["condition_dim"], "condition_dim", 0, MAX_VECTOR)
-    _choice(document["precision"], "precision", tuple(_STORED))
+    precision = _choice(document["precision"], "precision", tuple(_STORED))
     _check_provenance(document["provenance"])
     head = latent_dim
     if document["posterior"] is not None:
@@ -135,7 +140,7 @@ def validate(document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]
             got = f"a list of {len(layers)}" if isinstance(layers, list) else _show(layers)
             raise ModelFileError(f"{chain} is {got}, wanted a list of 1 to {MAX_LAYERS} layers.")
         for index, layer in enumerate(layers):
-            used |= _check_layer(layer, f"{chain}[{index}]", tensors, condition_dim)
+            used |= _check_layer(layer, f"{chain}[{index}]", tensors, condition_dim, precision == "int8")
             conditioned |= layer["op"] == "concat_condition"
     if condition_dim and not conditioned:
         raise ModelFileError(
@@ -226,17 +231,18 @@ def _widen(document: dict[str, Any], stored: list[tuple[str, dict[str, Any]]]) -
     """The tensors as float32, each stored as ``precision`` promises."""
     _check_version(document)
     precision = _choice(document.get("precision"), "precision", tuple(_STORED))
-    wanted, dtype = _STORED[precision]
+    wanted = _STORED[precision]
     tensors: Tensors = {}
     for name, view in stored:
-        if view["dtype"] != wanted:
+        if view["dtype"] not in wanted:
             raise ModelFileError(
-                f"tensor {_show(name)} is stored as {view['dtype']}, wanted {wanted} ({precision})."
+                f"tensor {_show(name)} is stored as {view['dtype']}, "
+                f"wanted {' or '.join(wanted)} ({precision})."
             )
         if 0 in view["shape"]:
             raise ModelFileError(f"tensor {_show(name)} is empty, wanted at least one number.")
-        array = np.frombuffer(view["data"], dtype).reshape(view["shape"])
-        tensors[name] = np.ascontiguousarray(array, np.float32)
+        array = np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
+        tensors[name] = np.ascontiguousarray(array, np.int8 if view["dtype"] == "I8" else np.float32)
     return tensors
 
 
@@ -247,10 +253,13 @@ def _serialize(document: dict[str, Any], tensors: Mapping[str, npt.NDArray[Any]]
         raise ModelFileError(
             f"the document is not JSON ({_one_line(error)}), wanted finite numbers and text."
         ) from None
-    _, dtype = _STORED[document["precision"]]
+    dtype = _DTYPES[_STORED[document["precision"]][0]]
     limit = float(np.finfo(dtype).max)
     stored = {}
     for name, tensor in tensors.items():
+        if tensor.dtype == np.int8:
+            stored[name] = np.ascontiguousarray(tensor)
+            continue
         largest = float(np.abs(tensor).max(initial=0.0))
         if largest > limit:
             raise ModelFileError(
@@ -372,13 +381,14 @@ _LAYERS: dict[str, dict[str, int | Callable[[Any, str], Any]]] = {
     "concat_condition": {"size": lambda value, where: _integer(value, where, 1, MAX_VECTOR)},
     "activation": {},
 }
+QUANTIZED_KEYS = ("weight_scale", "input_scale", "input_zero")  # of a layer with int8 weights
 _KINDS = ("relu", "leaky_relu", "tanh", "sigmoid", "softplus")
 
 
 def _check_layer(
-    layer: object, where: str, tensors: Mapping[str, npt.NDArray[Any]], condition_dim: int
+    layer: object, where: str, tensors: Mapping[str, npt.NDArray[Any]], condition_dim: int, int8: bool
 ) -> set[str]:
-    """Check one layer; return the names of the tensors it uses."""
+    """Check one layer, which may be quantized in an int8 file; return the names of the tensors it uses."""
     if not isinstance(layer, dict):
         _refuse(where, layer, "a layer object")
     op = _choice(layer.get("op"), f"{where}.op", tuple(_LAYERS))
@@ -390,18 +400,26 @@ def _check_layer(
         return set()
 
     fields = _LAYERS[op]
-    _keys(layer, where, ("op", *fields))
+    quantized = int8 and "weight" in fields and "weight_scale" in layer
+    integer = quantized and ("input_scale" in layer or "input_zero" in layer)
+    more = ("weight_scale",) * quantized + ("input_scale", "input_zero") * integer
+    _keys(layer, where, ("op", *fields, *more))
     used = set()
     for key, check in fields.items():
         if isinstance(check, int):
             if layer[key] is not None or key == "weight":
-                used.add(_check_tensor(layer[key], f"{where}.{key}", tensors, check))
+                int8_weight = quantized and key == "weight"
+                rank = check + (int8_weight and op == "upsample_conv2d")
+                dtype = np.int8 if int8_weight else np.float32
+                used.add(_check_tensor(layer[key], f"{where}.{key}", tensors, rank, dtype))
         else:
             check(layer[key], f"{where}.{key}")
     if op == "conv_transpose2d" and layer["output_padding"] >= layer["stride"]:
         _refuse(f"{where}.output_padding", layer["output_padding"], f"less than the stride {layer['stride']}")
     if op == "concat_condition" and layer["size"] != condition_dim:
         _refuse(f"{where}.size", layer["size"], f"condition_dim, which is {condition_dim}")
+    if quantized:
+        return used | _check_quantized(layer, where, tensors, integer)
     if "weight" in fields and fields["weight"] == 4:
         kernel = tensors[layer["weight"]].shape[2:]
         if op == "upsample_conv2d" and kernel != (3, 3):
@@ -411,15 +429,57 @@ def _check_layer(
     return used
 
 
-def _check_tensor(name: object, where: str, tensors: Mapping[str, npt.NDArray[Any]], rank: int) -> str:
+def _check_quantized(
+    layer: Mapping[str, Any], where: str, tensors: Mapping[str, npt.NDArray[Any]], integer: bool
+) -> set[str]:
+    """Check weights, scales and zero of a quantized layer; return the names of the scales."""
+    op, weight = layer["op"], tensors[layer["weight"]]
+    if weight.min() < -127:
+        raise ModelFileError(f"{where}.weight holds -128, wanted numbers from -127 to 127.")
+    kernel = weight.shape[3:] if op == "upsample_conv2d" else weight.shape[2:]
+    if op == "upsample_conv2d" and (weight.shape[0], *kernel) != (4, 2, 2):
+        raise ModelFileError(
+            f"{where}.weight has the shape {weight.shape}, wanted the phases (4, O, I, 2, 2) in int8."
+        )
+    if max(kernel, default=1) > MAX_WINDOW:
+        raise ModelFileError(f"{where}.weight has kernel {_by(kernel)}, wanted at most {MAX_WINDOW}.")
+    if not integer and op not in ("conv2d", "linear"):
+        raise ModelFileError(
+            f"{where} has no input_scale, wanted one: only conv2d and linear may have int8 weights alone."
+        )
+    first, second = {"upsample_conv2d": (1, 2), "conv_transpose2d": (1, 0)}.get(op, (0, 1))
+    outputs, inputs = weight.shape[first], weight.shape[second]
+    scales = {"weight_scale": (4, outputs) if op == "upsample_conv2d" else (outputs,)}
+    if integer:
+        scales["input_scale"] = (inputs,)
+        _integer(layer["input_zero"], f"{where}.input_zero", 0, 255)
+        terms = inputs * math.prod(kernel)
+        if terms > MAX_TERMS:
+            raise ModelFileError(
+                f"{where} sums {terms} products of 8-bit numbers, wanted at most {MAX_TERMS} for an int32."
+            )
+    for key, shape in scales.items():
+        _check_tensor(layer[key], f"{where}.{key}", tensors, len(shape), np.float32)
+        scale = tensors[layer[key]]
+        if scale.shape != shape:
+            raise ModelFileError(f"{where}.{key} has the shape {scale.shape}, wanted {shape}.")
+        # 1 / scale has to be a number, too.
+        if not (scale >= np.finfo(np.float32).tiny).all():
+            raise ModelFileError(f"{where}.{key} holds {scale.min():g}, wanted positive numbers.")
+    return {layer[key] for key in scales}
+
+
+def _check_tensor(
+    name: object, where: str, tensors: Mapping[str, npt.NDArray[Any]], rank: int, dtype: type[Any]
+) -> str:
     if not isinstance(name, str) or not name.isprintable():
         _refuse(where, name, "the name of a tensor, printable")
     if name not in tensors:
         raise ModelFileError(f"{where} names the tensor {_show(name)}, which is not in the file.")
     tensor = tensors[name]
-    if not isinstance(tensor, np.ndarray) or tensor.dtype != np.float32:
+    if not isinstance(tensor, np.ndarray) or tensor.dtype != dtype:
         got = tensor.dtype if isinstance(tensor, np.ndarray) else type(tensor).__name__
-        raise ModelFileError(f"tensor {_show(name)} ({where}) is {got}, wanted float32.")
+        raise ModelFileError(f"tensor {_show(name)} ({where}) is {got}, wanted {dtype.__name__}.")
     if tensor.ndim != rank or tensor.size == 0:
         raise ModelFileError(
             f"tensor {_show(name)} ({where}) has the shape {tensor.shape}, wanted {rank} dimensions."
@@ -436,7 +496,7 @@ def _check_shapes(
 ) -> None:
     """Check that each layer takes what the one before it gives, and that the chain ends in ``wanted``."""
     try:
-        shapes = _core.infer_shapes(document[chain], dict(tensors), start, document["condition_dim"])
+        shapes = layer_shapes(document[chain], tensors, start, document["condition_dim"])
     except ValueError as error:
         raise ModelFileError(f"{chain}: {_one_line(error)}.") from None
     for index, shape in enumerate(shapes):
@@ -450,6 +510,33 @@ def _check_shapes(
             "decoder": "channels, height and width of the input",
         }[chain]
         raise ModelFileError(f"{chain} ends in {_by(shapes[-1])}, wanted {_by(wanted)} ({why}).")
+
+
+def layer_shapes(
+    layers: list[dict[str, Any]],
+    tensors: Mapping[str, npt.NDArray[Any]],
+    start: tuple[int, ...],
+    condition_dim: int,
+) -> list[list[int]]:
+    """What each layer gives, (n) or (c, h, w), for an input of shape ``start``.
+
+    Raises:
+        ValueError: a layer does not take what the one before it gives.
+    """
+    # Shapes do not depend on storage: quantized weights count as the float ones they were made from.
+    plain: list[dict[str, Any]] = []
+    named = dict(tensors)
+    for layer in layers:
+        if "weight_scale" in layer:
+            shape = tensors[layer["weight"]].shape
+            if layer["op"] == "upsample_conv2d":
+                shape = (*shape[1:3], 3, 3)
+            name = f"\n{len(plain)}"  # no tensor of a file has this name: it is not printable
+            named[name] = np.broadcast_to(np.float32(0), shape)
+            layer = {key: value for key, value in layer.items() if key not in QUANTIZED_KEYS}
+            layer["weight"] = name
+        plain.append(layer)
+    return _core.infer_shapes(plain, named, start, condition_dim)
 
 
 # --- checks of one value -----------------------------------------------------------------------

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import model_file
+from .errors import EdgevaeError
 
 
 class TorchModel(nn.Module):
@@ -65,8 +66,15 @@ def load(path: str | os.PathLike[str], *, mean_only: bool = False) -> TorchModel
 
     Raises:
         ModelFileError: the file is missing, truncated, foreign, or contradicts itself.
+        EdgevaeError: it is an int8 file. PyTorch has no module for its layers, and float ones with the same
+            weights would answer something else.
     """
     document, tensors, _ = model_file.read(path)
+    if document["precision"] == "int8":
+        raise EdgevaeError(
+            f"{path} is an int8 file, which PyTorch does not run; wanted the float file that it was made "
+            "from ('edgevae bench --against none' times edgevae alone)."
+        )
     layers, latent_dim = document["encoder"], document["latent_dim"]
     last = layers[-1]
     if mean_only and last["op"] == "linear":

@@ -1,0 +1,261 @@
+"""One chain of float layers to int8 ones: ranges, rounding and bias, chosen layer by layer.
+
+docs/model-file.md has the arithmetic. What becomes what:
+
+- convolutions of every kind: int8 weights, 8-bit inputs, exact integer sums;
+- linear layers: int8 weights alone. Reading weights is what they cost, so their inputs stay float32;
+- a first convolution on the picture stays float32: with a few input channels integers win nothing.
+
+How the numbers are chosen, each layer fed with what the rounded layers before it give:
+
+- the range of an input is the one seen, times the factor of ``CUTS`` that brings the output nearest;
+- the weights of each output channel fill -127..127;
+- the bias takes up the mean error that is left (Nagel et al. 2019, "Data-free quantization through weight
+  equalization and bias correction").
+
+All channels of an input share one scale, although the format has one for each: a channel that is quiet on
+the calibration frames may be loud on others, and a scale of its own would cut it off. The shipped model,
+calibrated on 32 frames of a rendered street (synthetic:0), on those and on scenes of another kind; what the
+decoder loses in PSNR (dB, mean), and the smallest cosine between a frame's latents:
+
+    input scale                            the same street   TUM fr1          NYU rooms
+    one                                    0.03  0.9997      0.01  0.9996     0.01  0.9984
+    one, on varied frames (quantize.vary)  0.04  0.9998      0.01  0.9998     0.01  0.9994
+    channel's range^a, best a of 0..1      0.02  0.9999      0.82  0.9994     0.02  0.9985
+    channel's range                        0.04  0.9999      0.55  0.9874     0.15  0.9799
+
+Weight scales below the largest weight's, searched for the smallest error, gained nothing measurable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .errors import QuantizeError
+from .model_file import MAX_TERMS
+from .preprocess import FloatArray
+
+CUTS = (1.0, 0.95, 0.9, 0.8, 0.7)
+SEARCH_IMAGES = 16  # on which the cut is chosen
+BATCH = 8  # images that go through the engine together
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_INTEGER_OPS = ("conv2d", "upsample_conv2d", "conv_transpose2d")
+# Of a weight as it is stored: the axis of the input channels, and the axes that share a scale.
+_AXES = {
+    "conv2d": (1, (1, 2, 3)),
+    "upsample_conv2d": (2, (2, 3, 4)),
+    "conv_transpose2d": (0, (0, 2, 3)),
+    "linear": (1, (1,)),
+}
+
+Layer = dict[str, Any]
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+def quantize_chain(
+    chain: str,
+    layers: Sequence[Layer],
+    tensors: Mapping[str, FloatArray],
+    x: FloatArray,
+    pool: _core.Pool,
+    advance: Callable[[], None],
+) -> tuple[list[Layer], Tensors]:
+    """An encoder's or decoder's layers with int8 weights.
+
+    Args:
+        chain: "encoder" or "decoder"; prefixes the tensors' names.
+        layers: of docs/model-file.md, in floating point, without a condition.
+        tensors: what they name, float32.
+        x: float32 (N, ...), inputs to calibrate on.
+        pool: runs the layers.
+        advance: called when a layer is done.
+
+    Returns:
+        The layers and the tensors that these name.
+
+    Raises:
+        QuantizeError: a layer gives NaN or infinity.
+    """
+    exact = rounded = x
+    out: list[Layer] = []
+    kept: Tensors = {}
+    for group in _with_activations(layers):
+        layer, index = group[0], len(out)
+        wanted = _run(group, tensors, exact, pool)
+        if not np.isfinite(wanted).all():
+            raise QuantizeError(
+                f"{chain}[{index}] ({layer['op']}) gives NaN or infinity on the calibration frames, wanted "
+                "finite numbers; 'edgevae info' shows the model, its training may have diverged."
+            )
+        first = not any("weight" in done for done in out)
+        mode = _mode(layer, tensors, on_picture=first and chain == "encoder")
+        if mode == "float":
+            names = {key: layer[key] for key in ("weight", "bias") if layer.get(key) is not None}
+            new, named = dict(layer), {key: tensors[name] for key, name in names.items()}
+            exact, rounded = wanted, _run(group, tensors, rounded, pool)
+        else:
+            bias = None if layer["bias"] is None else tensors[layer["bias"]]
+            step = _Rounded(layer, tensors[layer["weight"]], bias)
+            if mode == "integer":
+                step.choose_range(group, rounded, wanted, pool)
+            step.correct_bias(_run([layer], tensors, exact, pool), rounded, pool)
+            new, named = step.stored()
+            exact, rounded = wanted, step.run(group, rounded, pool)
+        for key, tensor in named.items():
+            new[key] = f"{chain}.{index}.{key}"
+            kept[new[key]] = tensor
+        out += [new, *group[1:]]
+        advance()
+    return out, kept
+
+
+def steps(layers: Sequence[Layer]) -> int:
+    """How often :func:`quantize_chain` calls ``advance``."""
+    return len(_with_activations(layers))
+
+
+def _with_activations(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """The chain cut into layers, each with the activations behind it: what the engine computes in one go."""
+    groups: list[list[Layer]] = []
+    for layer in layers:
+        if layer["op"] == "activation" and groups:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    return groups
+
+
+def _mode(layer: Layer, tensors: Mapping[str, FloatArray], *, on_picture: bool) -> str:
+    """ "integer" (weights and input), "weights" or "float"."""
+    if layer["op"] == "linear":
+        return "weights"
+    if layer["op"] not in _INTEGER_OPS or (on_picture and layer["op"] == "conv2d"):
+        return "float"
+    o, i, kh, kw = tensors[layer["weight"]].shape
+    inputs = o if layer["op"] == "conv_transpose2d" else i
+    terms = inputs * (4 if layer["op"] == "upsample_conv2d" else kh * kw)
+    return "integer" if terms <= MAX_TERMS else "float"
+
+
+def _run(
+    group: Sequence[Layer], tensors: Mapping[str, npt.NDArray[Any]], x: FloatArray, pool: _core.Pool
+) -> FloatArray:
+    """Layers on the engine, (N, ...) to (N, ...)."""
+    network = _core.Network(list(group), dict(tensors), x.shape[1:], 0, pool, "", "fp32")
+    return np.concatenate([network.run(x[at : at + BATCH]) for at in range(0, len(x), BATCH)])
+
+
+def phases(weight: FloatArray) -> FloatArray:
+    """The kernels (4, O, I, 2, 2) of upsampling by 2 and a 3x3 convolution (O, I, 3, 3) in one.
+
+    Kernel 2 * py + px makes the output pixels (2 i + py, 2 j + px) from the input rows i - 1 + py and i + py
+    and the columns j - 1 + px and j + px. Of the taps a, b, c in one dimension, phase 0 has (a, b + c) and
+    phase 1 has (a + b, c).
+    """
+    a, b, c = (weight[:, :, ky] for ky in range(3))
+    rows = (np.stack([a, b + c], 2), np.stack([a + b, c], 2))
+    kernels = []
+    for kernel in rows:
+        a, b, c = (kernel[..., kx] for kx in range(3))
+        kernels += [np.stack([a, b + c], 3), np.stack([a + b, c], 3)]
+    return np.stack(kernels)
+
+
+def quantize_input(x: FloatArray, scale: FloatArray, zero: int) -> npt.NDArray[np.uint8]:
+    """What an integer layer reads: ``clamp(rint(x / scale) + zero, 0, 255)``, NaN as ``zero``.
+
+    Args:
+        x: float32 (N, I, ...).
+        scale: float32 (I,).
+        zero: 0..255.
+    """
+    inverse = (np.float32(1) / scale).reshape(-1, *[1] * (x.ndim - 2))
+    steps = np.nan_to_num(np.rint(x * inverse), nan=0.0)
+    return np.clip(steps + np.float32(zero), 0, 255).astype(np.uint8)
+
+
+class _Rounded:
+    """One layer with int8 weights, computed by the float engine from the rounded numbers.
+
+    Its sums differ from exact ones by float32's rounding, far below that to 8 bits.
+    """
+
+    def __init__(self, layer: Layer, weight: FloatArray, bias: FloatArray | None) -> None:
+        self.layer = layer
+        self.weight = phases(weight) if layer["op"] == "upsample_conv2d" else weight
+        self.inputs, self.covered = _AXES[layer["op"]]
+        outputs = weight.shape[1 if layer["op"] == "conv_transpose2d" else 0]
+        self.bias = np.zeros(outputs, np.float32) if bias is None else bias.copy()
+        self.input_scale: FloatArray | None = None
+        self.input_zero = 0
+        self._round()
+
+    def choose_range(
+        self, group: Sequence[Layer], x: FloatArray, wanted: FloatArray, pool: _core.Pool
+    ) -> None:
+        """Set scale and zero of the input to those whose output on ``x`` is nearest to ``wanted``."""
+        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+        some = slice(None, None, -(-len(x) // SEARCH_IMAGES))
+        errors = {}
+        for cut in CUTS:
+            self._set_range(cut * low, cut * high)
+            error = np.subtract(self.run(group, x[some], pool), wanted[some], dtype=np.float64)
+            errors[cut] = float(np.mean(np.square(error)))
+        cut = min(errors, key=lambda cut: errors[cut])
+        self._set_range(cut * low, cut * high)
+
+    def correct_bias(self, wanted: FloatArray, x: FloatArray, pool: _core.Pool) -> None:
+        """Move the bias so that each output channel has the mean of ``wanted``, the float layer's output."""
+        error = np.subtract(wanted, self.run([self.layer], x, pool), dtype=np.float64)
+        self.bias += error.mean((0, *range(2, error.ndim))).astype(np.float32)
+
+    def run(self, group: Sequence[Layer], x: FloatArray, pool: _core.Pool) -> FloatArray:
+        """The layer and its activations, (N, ...) to (N, ...)."""
+        if self.input_scale is not None:
+            q = quantize_input(x, self.input_scale, self.input_zero)
+            x = q.astype(np.float32) - np.float32(self.input_zero)
+        weight = self.rounded * self.weight_scale
+        layer = {**self.layer, "weight": "weight", "bias": "bias"}
+        if layer["op"] != "upsample_conv2d":
+            return _run([layer, *group[1:]], {"weight": weight, "bias": self.bias}, x, pool)
+        # The four phases as the channels of one 3x3 convolution, whose pixels are then interleaved.
+        _, o, i = weight.shape[:3]
+        wide = np.zeros((2, 2, o, i, 3, 3), np.float32)
+        for py in range(2):
+            for px in range(2):
+                wide[py, px, :, :, py : py + 2, px : px + 2] = weight[2 * py + px]
+        layer |= {"op": "conv2d", "stride": 1, "padding": 1}
+        named = {"weight": wide.reshape(4 * o, i, 3, 3), "bias": np.tile(self.bias, 4)}
+        y = _run([layer, *group[1:]], named, x, pool)
+        n, _, h, w = y.shape
+        pixels = y.reshape(n, 2, 2, o, h, w).transpose(0, 3, 4, 1, 5, 2)
+        return np.ascontiguousarray(pixels).reshape(n, o, 2 * h, 2 * w)
+
+    def stored(self) -> tuple[Layer, Tensors]:
+        """The layer as the model file has it, and its tensors by key."""
+        scale = self.weight_scale.reshape((4, -1) if self.layer["op"] == "upsample_conv2d" else -1)
+        named: Tensors = {"weight": self.rounded, "weight_scale": scale, "bias": self.bias}
+        if self.input_scale is None:
+            return dict(self.layer), named
+        return {**self.layer, "input_zero": self.input_zero}, {**named, "input_scale": self.input_scale}
+
+    def _set_range(self, low: float, high: float) -> None:
+        scale = max((high - low) / 255, _SMALLEST) if high > low else 1.0
+        self.input_scale = np.full(self.weight.shape[self.inputs], scale, np.float32)
+        self.input_zero = int(np.clip(np.rint(-low / scale), 0, 255))
+        self._round()
+
+    def _round(self) -> None:
+        weight = self.weight
+        if self.input_scale is not None:
+            weight = weight * self.input_scale.reshape(-1, *[1] * (weight.ndim - self.inputs - 1))
+        largest = np.abs(weight).max(self.covered, keepdims=True)
+        scale = np.where(largest > 0, np.maximum(largest / 127, _SMALLEST), 1.0).astype(np.float32)
+        self.weight_scale: FloatArray = scale
+        self.rounded = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
