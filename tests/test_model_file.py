@@ -106,6 +106,27 @@ def conditional_model() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return document, tensors
 
 
+def int8_model() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """``small_model`` with every kind of quantized layer; the head stays float."""
+    document, tensors = small_model()
+    document["precision"] = "int8"
+    generator = np.random.default_rng(1)
+    quantized = {
+        "e0": (document["encoder"][0], (5, 4, 4, 4), (5,), 4),
+        "d0": (document["decoder"][0], (12, LATENT), (12,), None),
+        "d2": (document["decoder"][2], (4, 4, 3, 2, 2), (4, 4), 3),
+        "d4": (document["decoder"][4], (4, 4, 2, 2), (4,), 4),
+    }
+    for name, (layer, shape, scales, inputs) in quantized.items():
+        tensors[f"{name}.w"] = generator.integers(-127, 128, shape, np.int8)
+        tensors[f"{name}.s"] = generator.uniform(1e-3, 1e-2, scales).astype(np.float32)
+        layer["weight_scale"] = f"{name}.s"
+        if inputs is not None:
+            tensors[f"{name}.i"] = generator.uniform(1e-3, 1e-2, inputs).astype(np.float32)
+            layer |= {"input_scale": f"{name}.i", "input_zero": 128}
+    return document, tensors
+
+
 def write_raw(
     path: Path, document: object, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> Path:
@@ -126,8 +147,8 @@ def assert_sentence(error: pytest.ExceptionInfo[ModelFileError], *parts: str) ->
 # --- what is written is read back --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [small_model, conditional_model])
-def test_round_trip_fp32(make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [small_model, conditional_model, int8_model])
+def test_round_trip(make: Any, tmp_path: Path) -> None:
     document, tensors = make()
     path = tmp_path / "m.safetensors"
     model_file.write(path, document, tensors)
@@ -135,7 +156,7 @@ def test_round_trip_fp32(make: Any, tmp_path: Path) -> None:
     assert read_document == document
     assert read_tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert read_tensors[name].dtype == np.float32
+        assert read_tensors[name].dtype == tensor.dtype
         assert read_tensors[name].flags.c_contiguous
         np.testing.assert_array_equal(read_tensors[name], tensor)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -317,7 +338,7 @@ def test_broken_document(text: str, says: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.int8, np.float16, np.float32])
 def test_stored_type_contradicts_precision(precision: str, dtype: type, tmp_path: Path) -> None:
     document, tensors = small_model()
     document["precision"] = precision
@@ -331,6 +352,88 @@ def test_stored_type_contradicts_precision(precision: str, dtype: type, tmp_path
     with pytest.raises(ModelFileError) as error:
         model_file.read(path)
     assert_sentence(error, "d2.b", "stored as", precision)
+
+
+def test_a_quantized_layer_in_a_float_file(tmp_path: Path) -> None:
+    document, tensors = int8_model()
+    for precision, says in (("fp32", "wanted F32 (fp32)"), ("fp16", "wanted F16 (fp16)")):
+        document["precision"] = precision
+        with pytest.raises(ModelFileError) as error:
+            model_file.read(write_raw(tmp_path / "m", document, tensors))
+        assert_sentence(error, says)
+        with pytest.raises(ModelFileError) as error:
+            model_file.write(tmp_path / "n", document, tensors)
+        assert_sentence(error, "unknown key 'weight_scale'")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8, np.int32])
+def test_stored_type_of_a_quantized_weight(dtype: type, tmp_path: Path) -> None:
+    document, tensors = int8_model()
+    tensors["d0.w"] = tensors["d0.w"].astype(dtype)
+    with pytest.raises(ModelFileError) as error:
+        model_file.read(write_raw(tmp_path / "m", document, tensors))
+    assert_sentence(error, "d0.w", "wanted int8" if dtype is np.float32 else "wanted F32 or I8")
+
+
+@pytest.mark.parametrize("name", ["d0.s", "e0.i", "e0.b", "e4.w"])
+def test_int8_where_float_belongs(name: str, tmp_path: Path) -> None:
+    document, tensors = int8_model()
+    tensors[name] = np.ones(tensors[name].shape, np.int8)
+    with pytest.raises(ModelFileError) as error:
+        model_file.read(write_raw(tmp_path / "m", document, tensors))
+    assert_sentence(error, name, "is int8, wanted float32")
+
+
+@pytest.mark.parametrize("name", ["d2.s", "d2.i"])
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-40, np.nan, np.inf])
+def test_scales_are_positive_numbers(name: str, value: float, tmp_path: Path) -> None:
+    document, tensors = int8_model()
+    tensors[name].flat[-1] = value
+    with pytest.raises(ModelFileError) as error:
+        model_file.read(write_raw(tmp_path / "m", document, tensors))
+    assert_sentence(error, "finite" if value == np.inf else "wanted positive numbers")
+
+
+def test_int8_weights_are_symmetric(tmp_path: Path) -> None:
+    document, tensors = int8_model()
+    tensors["e0.w"][0, 0, 0, 0] = -128
+    with pytest.raises(ModelFileError) as error:
+        model_file.read(write_raw(tmp_path / "m", document, tensors))
+    assert_sentence(error, "encoder[0].weight holds -128", "-127 to 127")
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 4, 3, 2, 2), (4, 4, 3, 3, 3), (4, 4, 3, 2), (4, 3, 3, 3), (4, 4, 2, 2, 2)]
+)
+def test_phases_of_another_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    document, tensors = int8_model()
+    tensors["d2.w"] = np.ones(shape, np.int8)
+    with pytest.raises(ModelFileError) as error:
+        model_file.read(write_raw(tmp_path / "m", document, tensors))
+    assert_sentence(error, "decoder[2]")
+
+
+@pytest.mark.parametrize(
+    ("terms", "sound"), [(model_file.MAX_TERMS, True), (model_file.MAX_TERMS + 1, False)]
+)
+def test_sums_that_an_int32_holds(terms: int, sound: bool, tmp_path: Path) -> None:
+    assert model_file.MAX_TERMS * 255 * 127 < 1 << 31 <= (model_file.MAX_TERMS + 1) * 255 * 127
+    document, tensors = conditional_model()
+    document["precision"] = "int8"
+    tensors |= {
+        "wide": np.ones((terms, 4), np.float32),
+        "w": np.ones((LATENT, terms), np.int8),
+        "s": np.ones(LATENT, np.float32),
+        "i": np.ones(terms, np.float32),
+    }
+    document["encoder"][1:1] = [{"op": "linear", "weight": "wide", "bias": None}]
+    document["encoder"][2] |= {"weight_scale": "s", "input_scale": "i", "input_zero": 0}
+    if sound:
+        model_file.validate(document, tensors)
+        return
+    with pytest.raises(ModelFileError) as error:
+        model_file.validate(document, tensors)
+    assert_sentence(error, "encoder[2] sums 66312 products", "at most 66311")
 
 
 def test_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:
@@ -391,7 +494,8 @@ LIES: list[tuple[str, object, tuple[str, ...]]] = [
     ("depth", {"encoding": "log", "no_reading": -1}, ("no key 'min_m'",)),
     ("depth.no_reading", 2, ("depth.no_reading is 2",)),
     ("depth.no_reading", ABSENT, ("no key 'no_reading'",)),
-    ("precision", "int4", ("precision is 'int4'", "fp32, fp16")),
+    ("precision", "int4", ("precision is 'int4'", "fp32, fp16, int8")),
+    ("encoder.0.weight_scale", "e0.b", ("unknown key 'weight_scale'",)),
     ("provenance", None, ("provenance is null",)),
     ("provenance.data", {}, ("provenance.data",)),
     ("provenance.metrics", [], ("provenance.metrics",)),
@@ -447,13 +551,52 @@ LIES: list[tuple[str, object, tuple[str, ...]]] = [
 ]
 
 
+INT8_LIES: list[tuple[str, object, tuple[str, ...]]] = [
+    ("encoder.0.weight_scale", None, ("encoder[0].weight_scale is null",)),
+    ("encoder.0.weight_scale", "nowhere", ("'nowhere'", "not in the file")),
+    ("encoder.0.weight_scale", "e0.w", ("e0.w", "is int8, wanted float32")),
+    ("encoder.0.weight_scale", "d0.s", ("encoder[0].weight_scale has the shape (12,), wanted (5,)",)),
+    ("encoder.0.weight_scale", ABSENT, ("encoder[0] has the unknown key 'input_scale'",)),
+    ("encoder.0.input_scale", "e0.s", ("encoder[0].input_scale has the shape (5,), wanted (4,)",)),
+    ("encoder.0.input_scale", ABSENT, ("encoder[0] has no key 'input_scale'",)),
+    ("encoder.0.input_zero", ABSENT, ("encoder[0] has no key 'input_zero'",)),
+    ("encoder.0.input_zero", 256, ("encoder[0].input_zero is 256", "from 0 to 255")),
+    ("encoder.0.input_zero", -1, ("encoder[0].input_zero is -1",)),
+    ("encoder.0.input_zero", 128.0, ("encoder[0].input_zero is 128.0",)),
+    ("encoder.0.input_zero", True, ("encoder[0].input_zero is True",)),
+    ("encoder.0.output_zero", 0, ("unknown key 'output_zero'",)),
+    ("encoder.0.weight", "e4.w", ("e4.w", "is float32, wanted int8")),
+    ("encoder.1.weight_scale", "e0.s", ("unknown key 'weight_scale'",)),
+    ("encoder.4.weight_scale", "e4.b", ("e4.w", "is float32, wanted int8")),
+    ("encoder.4.weight", "d0.w", ("d0.w", "is int8, wanted float32")),
+    ("decoder.0.input_zero", 0, ("decoder[0] has no key 'input_scale'",)),
+    ("decoder.2.weight_scale", "e0.s", ("e0.s", "2 dimensions")),
+    ("decoder.2.weight", "d4.w", ("d4.w", "5 dimensions")),
+    ("decoder.4.padding", 1, ("decoder ends in 4x6x6",)),
+]
+
+
+@pytest.mark.parametrize("op", ["upsample_conv2d", "conv_transpose2d"])
+def test_int8_weights_alone_are_for_plain_layers(op: str, tmp_path: Path) -> None:
+    document, tensors = int8_model()
+    place = {"upsample_conv2d": 2, "conv_transpose2d": 4}[op]
+    for key in ("input_scale", "input_zero"):
+        del document["decoder"][place][key]
+    with pytest.raises(ModelFileError) as error:
+        model_file.read(write_raw(tmp_path / "m", document, tensors))
+    assert_sentence(error, f"decoder[{place}] has no input_scale", "conv2d and linear")
+
+
 @pytest.mark.parametrize(
-    ("where", "value", "parts"),
-    LIES,
-    ids=[f"{where}={'absent' if value is ABSENT else str(value)[:20]!r}" for where, value, _ in LIES],
+    ("make", "where", "value", "parts"),
+    [(small_model, *lie) for lie in LIES] + [(int8_model, *lie) for lie in INT8_LIES],
+    ids=[
+        f"{where}={'absent' if value is ABSENT else str(value)[:20]!r}"
+        for where, value, _ in LIES + INT8_LIES
+    ],
 )
-def test_lying_document(where: str, value: object, parts: tuple[str, ...], tmp_path: Path) -> None:
-    document, tensors = small_model()
+def test_lying_document(make: Any, where: str, value: object, parts: tuple[str, ...], tmp_path: Path) -> None:
+    document, tensors = make()
     *parents, last = [int(key) if key.isdigit() else key for key in where.split(".")]
     target: Any = document
     for key in parents:
@@ -540,10 +683,11 @@ def test_fuzz_truncation(tmp_path: Path) -> None:
         assert not read_or_refuse(path), f"cut to {length} bytes and read all the same"
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_fuzz_flipped_bytes(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [small_model, int8_model])
+@pytest.mark.parametrize("seed", range(3))
+def test_fuzz_flipped_bytes(seed: int, make: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    model_file.write(path, *small_model())
+    model_file.write(path, *make())
     data = path.read_bytes()
     header = 8 + struct.unpack("<Q", data[:8])[0]
     generator = random.Random(seed)
@@ -563,13 +707,14 @@ def test_fuzz_flipped_bytes(seed: int, tmp_path: Path) -> None:
     assert refused > 300
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_fuzz_values_of_the_document(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [small_model, int8_model])
+@pytest.mark.parametrize("seed", range(3))
+def test_fuzz_values_of_the_document(seed: int, make: Any, tmp_path: Path) -> None:
     """Put odd values at random places of the document: the JSON stays sound, the meaning does not."""
     odd = [None, True, -1, 0, 1, 7, 1 << 70, 0.5, 1e308, "", "x", "e0.w", [], {}, [1], [[]], {"op": "linear"}]
     path = tmp_path / "m"
     generator = random.Random(seed)
-    original, tensors = small_model()
+    original, tensors = make()
     for _ in range(300):
         document = copy.deepcopy(original)
         target: Any = document
