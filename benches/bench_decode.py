@@ -1,4 +1,4 @@
-"""Decode: latents to (N, C, h, w) in [-1, 1], the engine against PyTorch and TorchScript."""
+"""Decode: latents to (N, C, h, w) in [-1, 1], the engine against all that are installed."""
 
 from __future__ import annotations
 

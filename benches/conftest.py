@@ -10,9 +10,9 @@ a busy machine trust ``edgevae bench``, where they take turns.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,13 @@ import numpy as np
 import pytest
 
 import edgevae
-from edgevae import model_file
+from edgevae.bench import inputs
+from edgevae.bench.engines import ENGINES, Job, convert
+from edgevae.bench.random_model import write_random_model
+from edgevae.bench.worker import open_engine
 
-ENGINES = ("edgevae", "torch", "torchscript")
+# torch.compile takes its half minute for each combination, and OpenCV runs no networks.
+PEERS = [name for name in ENGINES if name not in ("compile", "opencv")]
 BATCHES = (1, 16)
 THREADS = sorted({1, min(8, len(os.sched_getaffinity(0)))})
 
@@ -30,9 +34,10 @@ Arrays = Callable[[np.ndarray], np.ndarray]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for name, values in (("engine", ENGINES), ("batch", BATCHES), ("threads", THREADS)):
+    values: Sequence[str | int]
+    for name, values in (("engine", ("edgevae", *PEERS)), ("batch", BATCHES), ("threads", THREADS)):
         if name in metafunc.fixturenames:
-            ids = values if name == "engine" else [f"{name}{value}" for value in values]
+            ids = [value if isinstance(value, str) else f"{name}{value}" for value in values]
             metafunc.parametrize(name, values, ids=ids, scope="session")
 
 
@@ -44,95 +49,68 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if "EDGEVAE_BENCH_MODEL" in os.environ:
         return Path(os.environ["EDGEVAE_BENCH_MODEL"])
-    generator = np.random.default_rng(0)
-    tensors: dict[str, np.ndarray] = {}
-
-    def layer(op: str, name: str, *shape: int, **fields: Any) -> dict[str, Any]:
-        # variance 2 / inputs keeps the size of activations through ReLU-like layers
-        scale = np.sqrt(2 / np.prod(shape[1:]))
-        tensors[f"{name}.w"] = (scale * generator.standard_normal(shape)).astype(np.float32)
-        tensors[f"{name}.b"] = 0.1 * generator.standard_normal(shape[0], np.float32)
-        return {"op": op, "weight": f"{name}.w", "bias": f"{name}.b", **fields}
-
-    leaky = {"op": "activation", "kind": "leaky_relu", "slope": 0.2}
-    window = {"stride": 2, "padding": 1, "padding_mode": "zeros"}
-    encoder: list[dict[str, Any]] = []
-    widths = (4, 64, 128, 256, 512, 512)
-    for index, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
-        encoder += [layer("conv2d", f"e{index}", n_out, n_in, 4, 4, **window), leaky]
-    encoder += [{"op": "reshape", "shape": [512 * 4 * 4]}, layer("linear", "head", 800, 512 * 4 * 4)]
-
-    decoder = [layer("linear", "start", 512 * 4 * 4, 400), {"op": "reshape", "shape": [512, 4, 4]}]
-    widths = (512, 512, 256, 128, 64, 4)
-    for index, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
-        decoder += [layer("upsample_conv2d", f"d{index}", n_out, n_in, 3, 3, padding_mode="replicate"), leaky]
-    decoder[-1] = {"op": "activation", "kind": "tanh"}
-
     path = tmp_path_factory.mktemp("model") / "rgbd-vae.safetensors"
-    document = {
-        "format_version": 1,
-        "name": "rgbd-vae",
-        "input": {"channels": 4, "height": 128, "width": 128},
-        "latent_dim": 400,
-        "condition_dim": 0,
-        "posterior": {"scale": "softplus", "epsilon": 1e-5},
-        "color": {"encoding": "fixed"},
-        "depth": {"encoding": "log", "min_m": 0.25, "max_m": 80.0, "no_reading": -1.0},
-        "precision": "fp32",
-        "encoder": encoder,
-        "decoder": decoder,
-        "provenance": {},
-    }
-    model_file.write(path, document, tensors)
+    write_random_model(path, 64)
     return path
 
 
 @pytest.fixture(scope="session")
-def truth(model_path: Path) -> Callable[[str, int], tuple[np.ndarray, np.ndarray]]:
-    """For "encode" or "decode" and a batch: an input, and what PyTorch makes of it in float64."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    from edgevae import torch_model
+def examples(model_path: Path) -> Callable[[int], dict[str, np.ndarray]]:
+    """For a batch: an input of "encode", and one of "decode"."""
+    model = edgevae.load(model_path)
 
-    exact = torch_model.load(model_path).double()
-    size = exact.document["input"]
-    shapes = {"encode": (size["channels"], size["height"], size["width"]), "decode": (exact.latent_dim,)}
+    @functools.cache
+    def make(batch: int) -> dict[str, np.ndarray]:
+        x = inputs.packed(inputs.checked_frames(batch)[:batch], model.spec.input)
+        return {"encode": x, "decode": model.encode_tensor(x)}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def truth(
+    model_path: Path, examples: Callable[[int], dict[str, np.ndarray]]
+) -> Callable[[str, int], tuple[np.ndarray, np.ndarray]]:
+    """For "encode" or "decode" and a batch: an input, and what PyTorch makes of it in float64."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from edgevae.bench import torch_parts
+
+    parts = torch_parts.load(model_path)
 
     @functools.cache
     def answer(operation: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        x = np.random.default_rng(0).uniform(-1, 1, (batch, *shapes[operation])).astype(np.float32)
-        return x, getattr(exact, operation)(torch.from_numpy(x).double()).numpy()
+        x = examples(batch)[operation]
+        return x, torch_parts.exact(parts[operation], x)
 
     return answer
 
 
 @pytest.fixture(scope="session")
-def calls(model_path: Path, engine: str, threads: int) -> Iterator[dict[str, Arrays]]:
+def calls(
+    model_path: Path,
+    examples: Callable[[int], dict[str, np.ndarray]],
+    engine: str,
+    batch: int,
+    threads: int,
+) -> Iterator[dict[str, Arrays]]:
     """``encode`` (to the mean) and ``decode`` of an engine, numpy in and out."""
-    if engine == "edgevae":
-        model = edgevae.load(model_path, threads=threads)
-        yield {"encode": model.encode_tensor, "decode": model.decode_tensor}
-        return
-    import torch
+    parts = {}
+    if engine != "edgevae":
+        missing = ENGINES[engine].missing("fp32")
+        if missing:
+            pytest.skip(f"{' and '.join(missing)} not installed")
+        from edgevae.bench import torch_parts
 
-    from edgevae import export, torch_model
-
-    model = torch_model.load(model_path, mean_only=True)
-    if engine == "torchscript":
-        size = model.document["input"]
-        example = torch.zeros(1, size["channels"], size["height"], size["width"])
-        model = export.torchscript(model, example)
-
-    def calling(method: Any) -> Arrays:
-        def call(x: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return method(torch.from_numpy(x)).numpy()
-
-        return call
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    yield {"encode": calling(model.encode), "decode": calling(model.decode)}
-    torch.set_num_threads(before)
+        parts = torch_parts.load(model_path)
+        parts.pop("posterior", None)
+    arrays = {name: [array] for name, array in examples(batch).items()}
+    spec = edgevae.load(model_path).spec.input
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job = Job(model_path, spec, "fp32", batch, threads, folder, parts, arrays, [], {})
+        convert(engine, job, folder)
+        ready = open_engine(engine, folder, threads, "fp32")
+        yield {operation: ready(operation) for operation in arrays}
 
 
 @pytest.fixture

@@ -327,30 +327,80 @@ def quantize(
 
 @app.command()
 def bench(
-    model: ModelOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Model file of float numbers; default: the shipped one. random:64 is the RGB-D VAE at width "
+            "64 with random weights.",
+        ),
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(
             metavar="ENGINES",
-            help="torch,torchscript or one of them; 'none' for edgevae alone; default: those installed.",
+            help="torch, torchscript, compile, onnxruntime, openvino, ncnn, opencv (it packs frames), by "
+            "comma; 'all' for those that are installed, 'none' for edgevae alone; default: torch, "
+            "torchscript and opencv, if installed.",
         ),
     ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="Storage of weights: fp32, fp16, or int8 (activations, too).")
+    ] = "fp32",
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(metavar="N", help="Timed calls of each engine.")] = 50,
     batch: Annotated[int, typer.Option(metavar="N", help="Frames in a call.")] = 1,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")
     ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the tables in Markdown, too.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a bar chart, .svg or .png, too.")
+    ] = None,
 ) -> None:
-    """Time the engine on this machine, beside PyTorch if it is there."""
-    from .bench import run_bench
-    from .files import write_json
+    """Time the engine on this machine, beside others that are installed.
 
+    Each engine runs in a process of its own; they take turns, on the same threads, after their answers were
+    compared with a float64 run.
+    """
+    import signal
+
+    from .bench import run_bench
+    from .bench.plot import check_plot, write_plot
+    from .files import ready_folder, write_json, write_whole
+
+    if plot is not None:
+        check_plot(plot)
+    for path in (json_path, markdown, plot):
+        if path is not None:
+            if path.is_dir():
+                raise RecordError(f"{path} is a folder, wanted the name of a file.")
+            ready_folder(path.parent)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: ends the workers, removes what they ran
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     engines = None if against is None else [name for name in against.split(",") if name not in ("", "none")]
-    report = run_bench(model, against=engines, threads=threads, rounds=rounds, batch=batch)
+    report = run_bench(
+        model,
+        against=engines,
+        precision=precision,
+        threads=threads,
+        rounds=rounds,
+        batch=batch,
+        say=_say if sys.stderr.isatty() else lambda text: None,
+    )
     print(report)
     if json_path is not None:
         write_json(json_path, report.document())
+    if markdown is not None:
+        write_whole(markdown, report.markdown().encode())
+    if plot is not None:
+        write_plot([report], plot)
+
+
+def _say(text: str) -> None:
+    print(text, end=" ...\n", file=sys.stderr, flush=True)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from .errors import EdgevaeError
 EXTRAS = {
     "train": ("torch", "lightning", "torchmetrics", "tensorboard"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
-    "bench": ("torch", "pytest-benchmark"),
+    "bench": ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx", "matplotlib"),
     "realsense": ("pyrealsense2",),
     "mcap": ("mcap", "foxglove-sdk"),
     "view": ("rerun-sdk",),
@@ -71,11 +71,12 @@ def _engine() -> Iterator[Finding]:
 def _cores() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding(
-        "processor", "ok", f"{_processor_name()}, {usable} of {os.cpu_count()} logical cores usable"
+        "processor", "ok", f"{processor_name()}, {usable} of {os.cpu_count()} logical cores usable"
     )
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """The processor as its maker calls it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("model name", "Model")):
