@@ -22,7 +22,10 @@ std::string text(const Shape& s) {
 
 std::string text(const std::vector<int>& shape) {
   std::string out = "(";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (i > 0) out += ", ";
+    out += std::to_string(shape[i]);
+  }
   return out + ")";
 }
 

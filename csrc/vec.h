@@ -23,6 +23,8 @@
 #define EDGEVAE_LANES_avx512
 #elif defined(EDGEVAE_LANES_avx2_vnni)
 #define EDGEVAE_LANES_avx2
+#elif defined(EDGEVAE_LANES_neon_dot)
+#define EDGEVAE_LANES_neon
 #endif
 
 #ifndef EDGEVAE_ISA
@@ -37,9 +39,9 @@ inline constexpr int kTilePixels = 14;  // 14 x 2 accumulators, 2 weights, 1 bro
 #elif defined(EDGEVAE_LANES_avx2)
 inline constexpr int kLanes = 8;
 inline constexpr int kTilePixels = 6;  // 6 x 2 of 16 registers
-#elif defined(__aarch64__)
+#elif defined(EDGEVAE_LANES_neon)
 inline constexpr int kLanes = 4;
-inline constexpr int kTilePixels = 12;
+inline constexpr int kTilePixels = 12;  // 12 x 2 of 32 registers
 #else
 inline constexpr int kLanes = 4;
 inline constexpr int kTilePixels = 6;
@@ -64,6 +66,11 @@ static inline vf load_bytes(const uint8_t* p) {
   return (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
 #elif defined(EDGEVAE_LANES_avx2)
   return (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(EDGEVAE_LANES_neon)
+  uint32_t raw;
+  __builtin_memcpy(&raw, p, sizeof raw);
+  const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(raw)));
+  return (vf)vcvtq_f32_u32(vmovl_u16(vget_low_u16(words)));
 #elif defined(__x86_64__)
   int32_t raw;
   __builtin_memcpy(&raw, p, sizeof raw);
@@ -83,6 +90,8 @@ static inline vf load_weights(const uint16_t* p) {
   return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(EDGEVAE_LANES_avx2)
   return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(EDGEVAE_LANES_neon)
+  return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
   vi bits;  // from_half (half.h) in every lane
   for (int i = 0; i < kLanes; ++i) bits[i] = p[i];
