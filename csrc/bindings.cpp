@@ -323,14 +323,30 @@ class PyNetwork {
     return py::make_tuple(rgb, with_depth ? py::object(depth) : py::none());
   }
 
-  // Seconds of each step, in one run on zeros.
-  std::vector<double> profile(int n, std::optional<int> outputs) {
-    std::scoped_lock lock(pool_->mutex);
-    network_.reserve(n);
-    std::vector<double> seconds;
-    for (const StepReport& r : network_.profile(n, wanted_outputs(outputs), nullptr))
-      seconds.push_back(r.seconds);
-    return seconds;
+  // What every step is and the seconds it took, in one run like run().
+  py::list profile(const FloatArray& x, const py::object& condition, std::optional<int> outputs) {
+    run(x, condition, outputs);  // the input is in place, and everything is warm
+    const FloatArray c = condition_array(condition, x.shape(0));
+    std::vector<StepReport> steps;
+    if (x.shape(0) > 0) {
+      pool_->renew_after_fork();
+      Unlocked unlocked;
+      std::scoped_lock lock(pool_->mutex);
+      steps = network_.profile(static_cast<int>(x.shape(0)), wanted_outputs(outputs), c.data());
+    }
+    py::list list;
+    for (const StepReport& s : steps) {
+      py::dict d;
+      d["layer"] = s.layer;
+      d["method"] = s.method;
+      d["arithmetic"] = s.arithmetic;
+      d["macs"] = s.macs;
+      d["products"] = s.products;
+      d["weight_bytes"] = s.weight_bytes;
+      d["seconds"] = s.seconds;
+      list.append(d);
+    }
+    return list;
   }
 
   py::dict properties() const {
@@ -439,6 +455,7 @@ PYBIND11_MODULE(_core, m) {
            py::arg("bgr"), py::arg("encoding"), py::arg("outputs") = py::none())
       .def("decode_frames", &PyNetwork::decode_frames, py::arg("z"), py::arg("condition"),
            py::arg("encoding"))
-      .def("profile", &PyNetwork::profile, py::arg("n") = 1, py::arg("outputs") = py::none())
+      .def("profile", &PyNetwork::profile, py::arg("x"), py::arg("condition") = py::none(),
+           py::arg("outputs") = py::none())
       .def("properties", &PyNetwork::properties);
 }

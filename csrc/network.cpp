@@ -244,7 +244,9 @@ class Network::Builder {
     }
     if (!in.image) restore_planes();
     net_.output_ = in;
-    for (const Step& step : net_.steps_) {
+    for (Step& step : net_.steps_) {
+      step.macs = step.macs_by_definition();
+      net_.macs_ += step.macs;
       net_.weight_bytes_ += static_cast<std::int64_t>(step.weights.size() + step.bias.size() * sizeof(float));
     }
   }
@@ -349,7 +351,7 @@ class Network::Builder {
   void pack_conv(const Layer& layer, Step& step, const float* weights) {
     const ConvShape& s = step.conv;
     const bool int8 = layer.weight_scale.data != nullptr;
-    const bool nine = !int8 && conv_method(s) == ConvMethod::kNineProducts;
+    const bool nine = step.nine_products = !int8 && conv_method(s) == ConvMethod::kNineProducts;
     step.conv_kernel = nine ? &net_.kernels_.conv_nine : &net_.kernels_.conv;
     step.conv.weights =
         int8 ? int8_type(layer) : weight_type(weights, static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw, !nine);
@@ -368,7 +370,6 @@ class Network::Builder {
     step.conv.padding = layer.padding_mode;
     set_constants(layer, step, out.c);
     pack_conv(layer, step, layer.weight.data);
-    net_.macs_ += out.floats() * in.c * kh * kw;
   }
 
   void add_upsample_conv(const Layer& layer, const Shape& in, const Shape& out) {
@@ -378,14 +379,13 @@ class Network::Builder {
     step.upsample.phases = layer.weight_scale.data != nullptr;
     set_constants(layer, step, out.c);
     pack_upsample_conv(layer, step, layer.weight.data, 9);
-    net_.macs_ += out.floats() * in.c * 9;
   }
 
   // An upsample-conv that is given as merged taps.
   void add_phases(const Layer& layer, const Shape& in, const Shape& out, const float* weights) {
     Step& step = append(Kind::kUpsampleConv);
     step.upsample = {0, in.h, in.w, in.c, out.c, Padding::kZeros};
-    step.upsample.phases = true;
+    step.upsample.phases = step.transposed = true;
     set_constants(layer, step, out.c);
     const Floats scale = step.scale;  // one for all phases
     for (int phase = 1; phase < 4; ++phase) step.scale.insert(step.scale.end(), scale.begin(), scale.end());
@@ -443,7 +443,6 @@ class Network::Builder {
             }
         }
       add_phases(layer, in, out, weights.data());
-      net_.macs_ += in.floats() * out.c * kh * kw;
       return;
     }
     for (int py = 0; py < std::min(stride, out.h); ++py) {
@@ -476,7 +475,6 @@ class Network::Builder {
       }
     }
     net_.steps_.back().keeps_input = false;
-    net_.macs_ += in.floats() * out.c * kh * kw;
   }
 
   void add_linear(const Layer& layer, const Shape& in, const Shape& out) {
@@ -513,7 +511,6 @@ class Network::Builder {
       image_in_order_ = true;
     }
     pack_conv(layer, step, weights.data());
-    net_.macs_ += out.floats() * in.c;
   }
 
   // The image that the linear layer at at_ is reshaped to, with at most activations between.
@@ -568,6 +565,50 @@ Network::Network(const std::vector<Layer>& layers, Shape input, int condition, P
                  const Kernels& kernels, std::shared_ptr<Pool> pool)
     : input_(input), condition_(condition), precision_(precision), kernels_(kernels), pool_(std::move(pool)) {
   Builder(*this, layers).build();
+}
+
+namespace {
+
+std::string name_of(WeightType type) {
+  switch (type) {
+    case WeightType::kFloat16:
+      return "fp16";
+    case WeightType::kInt8:
+      return "int8 weights";
+    case WeightType::kQuads:
+      return "int8";
+    case WeightType::kFloat32:
+      break;
+  }
+  return "fp32";
+}
+
+}  // namespace
+
+std::int64_t Network::Step::macs_by_definition() const {
+  if (kind == Kind::kConv) return std::int64_t{conv.oh} * conv.ow * conv.oc * conv.ic * conv.kh * conv.kw;
+  const std::int64_t pairs = std::int64_t{upsample.ih} * upsample.iw * upsample.ic * upsample.oc;
+  return kind == Kind::kUpsampleConv ? pairs * (transposed ? 16 : 36) : 0;
+}
+
+std::pair<std::string, std::int64_t> Network::Step::method() const {
+  const char* const others[] = {"",           "",         "max pool",  "concat",
+                                "activation", "quantize", "to planes", "to pixels"};
+  if (kind == Kind::kUpsampleConv) {
+    const std::int64_t pairs = std::int64_t{upsample.ih} * upsample.iw * upsample.ic * upsample.oc;
+    if (upsample.oc <= kFewChannels) return {"columns", 16 * pairs};
+    if (upsample.phases) return {"phases", 16 * pairs};
+    return {"nine products", 9 * pairs};
+  }
+  if (kind != Kind::kConv) return {others[static_cast<int>(kind)], 0};
+  if (nine_products) return {"nine products", macs / 64 * 36};
+  return {"direct", macs};
+}
+
+std::string Network::Step::arithmetic() const {
+  if (kind == Kind::kConv) return name_of(conv.weights);
+  if (kind == Kind::kUpsampleConv) return name_of(upsample.weights);
+  return "";
 }
 
 bool Network::ends_in_linear() const {
@@ -674,7 +715,12 @@ std::vector<StepReport> Network::profile(int n, int outputs, const float* condit
     last = now;
   });
   std::vector<StepReport> reports;
-  for (size_t i = 0; i < steps_.size(); ++i) reports.push_back({"", "", {}, 0, 0, seconds[i]});
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Step& s = steps_[i];
+    const auto [method, products] = s.method();
+    const auto bytes = static_cast<std::int64_t>(s.weights.size());
+    reports.push_back({s.layer, method, s.arithmetic(), s.macs, products, bytes, seconds[i]});
+  }
   return reports;
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "aligned.h"
@@ -52,11 +53,13 @@ std::vector<Shape> infer_shapes(const std::vector<Layer>& layers, Shape input, i
 // layer that uses its weights as they are), else as float32; the results are those of float32.
 enum class Precision { kExact, kFloat32, kFloat16 };
 
-// One step of a network for one image: the layers it covers, the way it is computed, what that costs.
+// One step of a network: which layer it belongs to, how it is computed, and what that costs.
 struct StepReport {
-  std::string layer, method;
-  Shape output;
-  std::int64_t products;      // multiplications that the method makes
+  size_t layer;
+  std::string method;         // "direct", "nine products", "phases", "columns", or the step's own name
+  std::string arithmetic;     // of weights: "fp32", "fp16", "int8 weights", "int8", or empty
+  std::int64_t macs;          // multiplications of one image by the layer's definition
+  std::int64_t products;      // those that the method makes
   std::int64_t weight_bytes;  // as packed, each read at least once a run
   double seconds;
 };
@@ -105,13 +108,19 @@ class Network {
     Floats bias, scale;
     Floats inverse_scale;  // of quantized output, else empty
     int zero = 0;
-    size_t layer = 0;
+    size_t layer = 0;       // of the model file's list
+    std::int64_t macs = 0;  // of one image, by the layer's definition
 
+    std::int64_t macs_by_definition() const;
+    std::pair<std::string, std::int64_t> method() const;  // its name and its products
+    std::string arithmetic() const;
     Epilogue epilogue() const {
       return {bias.data(), scale.empty() ? nullptr : scale.data(), activation,
               inverse_scale.empty() ? nullptr : inverse_scale.data(), zero};
     }
-    bool keeps_input = false;  // one of several steps that fill the same output
+    bool keeps_input = false;    // one of several steps that fill the same output
+    bool nine_products = false;  // of kConv
+    bool transposed = false;     // of kUpsampleConv: it stands for a transposed convolution
   };
   class Builder;
 

@@ -126,8 +126,8 @@ struct Split {
   int tile_begin(int block) const { return part(tiling.tiles, block, blocks); }
   int panel_begin(int group) const { return part(panels, group, groups); }
 
-  // Of a block, as far as the caches are concerned; blocks are as even as can be and may be smaller. Where all
-  // weights stay in the first-level cache, so shall the block.
+  // Of a block, as far as the caches are concerned; blocks are as even as can be and may be smaller. Where
+  // all weights stay in the first-level cache, so shall the block.
   static int most_tiles(const Products& p) {
     const bool small = p.panels() * p.panel_weights() <= kFirstLevelFloats;
     return max_of(1, (small ? kFirstLevelFloats : kGatheredFloats) / (p.gathered * p.tile_pixels()));
