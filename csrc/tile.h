@@ -49,7 +49,7 @@ void tile(Run run, const float* a, const void* weights, float* c) {
   for (; run.blocks > 0; --run.blocks, a += P * kDepth, b += kDepth * NV * kLanes) {
 #pragma GCC unroll 4
     for (int k = 0; k < kDepth; ++k) {
-      __builtin_prefetch(run.ahead, 0, 3);
+      __builtin_prefetch(run.ahead, 0, 2);
       run.ahead += run.stride;
       Vector w[NV];
       for (int v = 0; v < NV; ++v) w[v] = load_weights(b + (k * NV + v) * kLanes);
