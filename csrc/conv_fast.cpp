@@ -42,7 +42,18 @@ void gather_taps(const ConvShape& s, int ic, const float* image, const Position&
   image += static_cast<size_t>(pixel.image) * s.ih * s.iw * ic;
   const int y0 = pixel.y * s.stride - s.pad_top, x0 = pixel.x * s.stride - s.pad_left;
   const bool columns_inside = x0 >= 0 && x0 + s.kw <= s.iw;
+  const int row_units = s.kw * ic;
   int k = 0;
+  if (columns_inside && y0 >= 0 && y0 + s.kh <= s.ih &&
+      row_units % kDepth == 0) {  // most pixels of most layers
+    const float* row = image + (static_cast<size_t>(y0) * s.iw + x0) * ic;
+    for (int ky = 0; ky < s.kh; ++ky, row += static_cast<size_t>(s.iw) * ic) {
+      for (int i = 0; i < row_units; i += kDepth, at += tile_pixels * kDepth) {
+        __builtin_memcpy(at, row + i, kDepth * sizeof(float));
+      }
+    }
+    return;
+  }
   for (int ky = 0; ky < s.kh; ++ky) {
     int y = y0 + ky;
     const bool row_inside = y >= 0 && y < s.ih;
@@ -50,8 +61,8 @@ void gather_taps(const ConvShape& s, int ic, const float* image, const Position&
     const bool row_zero = !row_inside && s.padding == Padding::kZeros;
     const float* row = row_zero ? nullptr : image + static_cast<size_t>(y) * s.iw * ic;
     if (row_zero || columns_inside) {  // the taps of a kernel row are neighbours in memory
-      put(at, tile_pixels, k, row_zero ? nullptr : row + static_cast<ptrdiff_t>(x0) * ic, s.kw * ic, zero);
-      k += s.kw * ic;
+      put(at, tile_pixels, k, row_zero ? nullptr : row + static_cast<ptrdiff_t>(x0) * ic, row_units, zero);
+      k += row_units;
       continue;
     }
     for (int kx = 0; kx < s.kw; ++kx, k += ic) {

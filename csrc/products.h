@@ -139,7 +139,7 @@ struct Split {
   }
 };
 
-// k of a chunk and floats of the sums that are in the making: with AVX-512, 24 KiB and 64 KiB.
+// k of a chunk at most, and floats of the sums that are in the making: with AVX-512, 24 KiB and 64 KiB.
 inline constexpr int kChunk = 192;
 inline constexpr int kSums = 16 * 1024;
 
@@ -163,10 +163,11 @@ static inline void sweep(const Products& p, const Tiling& tiling, const float* g
                          const char* weights, int begin, int end, bool prefetch, float* sums) {
   const size_t per_k = p.width() * weight_bytes(p.type);
   const int stride = prefetch ? ceil_div(static_cast<int>(per_k), end - begin) : 0;
+  const int chunk = round_up(ceil_div(p.run_depth, ceil_div(p.run_depth, kChunk)), kDepth);
   for (int product = 0; product < p.count; ++product) {
     for (int run = 0; run < p.runs; ++run) {
-      for (int k = 0; k < p.run_depth; k += kChunk) {
-        const int blocks = min_of(kChunk, p.run_depth - k) / kDepth;
+      for (int k = 0; k < p.run_depth; k += chunk) {
+        const int blocks = min_of(chunk, p.run_depth - k) / kDepth;
         const size_t bytes = blocks * kDepth * per_k;
         const char* ahead = prefetch ? weights + bytes : weights;
         for (int t = begin; t < end; ++t, ahead += static_cast<size_t>(stride) * blocks * kDepth) {
