@@ -350,6 +350,10 @@ def bench(
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(metavar="N", help="Timed calls of each engine.")] = 50,
     batch: Annotated[int, typer.Option(metavar="N", help="Frames in a call.")] = 1,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Instead: how edgevae alone computes each layer, and its time."),
+    ] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")
     ] = None,
@@ -368,9 +372,13 @@ def bench(
     import signal
 
     from .bench import run_bench
+    from .bench.layers import LayersReport, run_layers
     from .bench.plot import check_plot, write_plot
+    from .bench.report import BenchReport
     from .files import ready_folder, write_json, write_whole
 
+    if layers and (plot is not None or against not in (None, "none")):
+        raise EdgevaeError("--layers times edgevae alone and draws nothing; leave out --against and --plot.")
     if plot is not None:
         check_plot(plot)
     for path in (json_path, markdown, plot):
@@ -380,22 +388,29 @@ def bench(
             ready_folder(path.parent)
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: ends the workers, removes what they ran
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    engines = None if against is None else [name for name in against.split(",") if name not in ("", "none")]
-    report = run_bench(
-        model,
-        against=engines,
-        precision=precision,
-        threads=threads,
-        rounds=rounds,
-        batch=batch,
-        say=_say if sys.stderr.isatty() else lambda text: None,
-    )
+    say = _say if sys.stderr.isatty() else lambda text: None
+    report: BenchReport | LayersReport
+    if layers:
+        report = run_layers(model, precision=precision, threads=threads, rounds=rounds, batch=batch, say=say)
+    else:
+        engines = (
+            None if against is None else [name for name in against.split(",") if name not in ("", "none")]
+        )
+        report = run_bench(
+            model,
+            against=engines,
+            precision=precision,
+            threads=threads,
+            rounds=rounds,
+            batch=batch,
+            say=say,
+        )
     print(report)
     if json_path is not None:
         write_json(json_path, report.document())
     if markdown is not None:
         write_whole(markdown, report.markdown().encode())
-    if plot is not None:
+    if plot is not None and isinstance(report, BenchReport):
         write_plot([report], plot)
 
 

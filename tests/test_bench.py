@@ -22,10 +22,12 @@ import edgevae
 from edgevae import bench, cli, model_file
 from edgevae.bench import inputs, processes
 from edgevae.bench.engines import ENGINES, Engine, Job, compiler, convert
+from edgevae.bench.layers import run_layers
 from edgevae.bench.plot import write_plot
 from edgevae.bench.worker import open_engine
 from edgevae.errors import EdgevaeError, ModelFileError
 from edgevae.preprocess import DepthEncoding, InputSpec, pack
+from edgevae.quantize import quantize_file
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 
@@ -393,6 +395,83 @@ def test_an_interrupted_bench_leaves_nothing(number: int, model: Path, tmp_path:
     assert list(temporary.iterdir()) == []
 
 
+# --- layers ------------------------------------------------------------------------------------
+
+
+def test_every_step_is_counted_and_timed(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m", condition_dim=3)
+    report = run_layers(path, threads=2, rounds=2, batch=3)
+    steps = [(s.operation, s.layer, s.op, s.takes, s.gives, s.method) for s in report.steps]
+    assert steps == [
+        ("encode", 0, "conv2d", (4, 32, 16), (8, 16, 8), "direct"),
+        ("encode", 2, "max_pool2d", (8, 16, 8), (8, 8, 4), "max pool"),
+        ("encode", 4, "concat_condition", (256,), (259,), "to planes"),
+        ("encode", 4, "concat_condition", (256,), (259,), "concat"),
+        ("encode", 5, "linear", (259,), (12,), "direct"),
+        ("decode", 0, "concat_condition", (6,), (9,), "concat"),
+        ("decode", 1, "linear", (9,), (256,), "direct"),
+        ("decode", 4, "upsample_conv2d", (8, 8, 4), (5, 16, 8), "nine products"),
+        ("decode", 6, "conv_transpose2d", (5, 16, 8), (4, 32, 16), "columns"),
+    ]
+    assert all(step.median_us > 0 for step in report.steps)
+    macs = {(step.operation, step.layer): step.macs for step in report.steps if step.macs}
+    assert macs == {
+        ("encode", 0): 3 * 16 * 8 * 8 * 4 * 16,
+        ("encode", 5): 3 * 259 * 6,  # the means alone
+        ("decode", 1): 3 * 9 * 256,
+        ("decode", 4): 3 * 32 * 8 * 5 * 36,
+        ("decode", 6): 3 * 128 * 5 * 4 * 16,
+    }
+    upsample = report.steps[7]
+    assert upsample.products * 4 == upsample.macs
+    assert upsample.weight_bytes >= 9 * 8 * 5 * 4
+    document = json.loads(json.dumps(report.document()))
+    assert document["steps"][7]["method"] == "nine products"
+    assert (document["batch"], document["rounds"], document["threads"]) == (3, 2, 2)
+    lines = str(report).splitlines()
+    assert len(lines) == 2 + len(steps) + 2
+    assert lines[0].startswith("small (")
+    assert report.markdown().count("\n| ") == 2 + len(steps) + 2
+    assert {len(row) for row in report.rows()} == {10}
+
+
+def test_steps_in_other_precisions(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arithmetic(path: Path, precision: str) -> set[str]:
+        report = run_layers(path, precision=precision, threads=1, rounds=1)
+        assert report.path == str(path)
+        return {step.arithmetic for step in report.steps if step.macs}
+
+    assert arithmetic(model, "fp32") == {"fp32"}
+    assert arithmetic(model, "fp16") == {"fp16"}
+    monkeypatch.setattr("edgevae.quantize.MIN_COSINE", 0.0)  # random weights
+    monkeypatch.setattr("edgevae.quantize.MAX_LOSS_DB", 100.0)
+    monkeypatch.setattr(inputs, "CALIBRATION", 8)
+    assert arithmetic(model, "int8") == {"fp32", "int8 weights", "int8"}
+    int8 = tmp_path / "int8"
+    quantize_file(model, int8, inputs.calibration_frames())
+    report = run_layers(int8, threads=1, rounds=1)
+    assert report.precision == "int8"
+    for precision in ("fp16", "int8"):
+        with pytest.raises(EdgevaeError, match="is an int8 file, wanted the float model"):
+            run_layers(int8, precision=precision)
+
+
+def test_wrong_arguments_of_layers(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change, says in (
+        ({"rounds": 0}, "wanted rounds from 1"),
+        ({"batch": 1025}, "wanted rounds from 1"),
+        ({"precision": "int4"}, "precision is 'int4'"),
+        ({"threads": 0}, "threads is 0"),
+    ):
+        with pytest.raises(EdgevaeError, match=says):
+            run_layers(model, **change)
+    with pytest.raises(ModelFileError, match="does not exist"):
+        run_layers(tmp_path / "absent")
+    for more in (["--against", "torch"], ["--against", "all"], ["--plot", str(tmp_path / "p.png")]):
+        assert cli.main(["bench", "--layers", "--model", str(model), *more]) == 2
+        assert "leave out --against and --plot" in capsys.readouterr().err
+
+
 # --- the README --------------------------------------------------------------------------------
 
 
@@ -535,6 +614,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert cli.main([*base, "--json", str(tmp_path / "j"), "--markdown", str(tmp_path / "a" / "m")]) == 0
         assert json.loads((tmp_path / "j").read_text())["path"] == "random:1"
         assert (tmp_path / "a" / "m").read_text().startswith("rgbd-vae, width 1, random weights (random:1)")
+        layers = [*base, "--layers", "--json", str(tmp_path / "l"), "--markdown", str(tmp_path / "lm")]
+        assert cli.main(layers) == 0
+        assert len(json.loads((tmp_path / "l").read_text())["steps"]) == 12
+        assert "| decode[10] upsample_conv2d |" in (tmp_path / "lm").read_text()
         capsys.readouterr()
         for option, value, said in (
             ("--plot", "p.gif", "ends in .svg or .png"),

@@ -110,6 +110,49 @@ def test_linear(isa: str, n: int, inputs: int, outputs: int, rng: np.random.Gene
     check(isa, [{"op": "linear", "weight": "w", "bias": "b"}], tensors, x, inputs + 1)
 
 
+INT8 = [  # op, weight, input
+    ("conv2d", (9, 6, 3, 3), (2, 6, 5, 4)),
+    ("conv2d", (37, 20, 3, 3), (1, 20, 4, 7)),
+    ("upsample_conv2d", (4, 21, 10, 2, 2), (2, 10, 3, 4)),
+    ("upsample_conv2d", (4, 3, 17, 2, 2), (1, 17, 4, 3)),  # columns
+]
+
+
+@pytest.mark.parametrize("mode", ["zeros", "replicate"])
+@pytest.mark.parametrize(("op", "shape", "size"), INT8)
+def test_int8(
+    isa: str, op: str, shape: tuple[int, ...], size: tuple[int, ...], mode: str, rng: np.random.Generator
+) -> None:
+    """Sums of integers are exact, and scales are powers of two: the reference's very bits, alone and where a
+    second layer takes them as uint8."""
+    window = {"stride": 1, "padding": 1} if op == "conv2d" else {}
+    outputs, inputs = shape[-4], shape[-3]
+    scales = (outputs,) if op == "conv2d" else (4, outputs)
+    first = {"op": op, "weight": "w", "weight_scale": "s", "input_scale": "i", "input_zero": 131, "bias": "b"}
+    second = {"op": "conv2d", "weight": "w2", "weight_scale": "s2", "input_scale": "i2", "input_zero": 60}
+    layers = [
+        {**first, **window, "padding_mode": mode},
+        {"op": "activation", "kind": "leaky_relu", "slope": 0.25},
+        {**second, "stride": 1, "padding": 1, "padding_mode": mode, "bias": None},
+    ]
+    tensors = {
+        "w": rng.integers(-127, 128, shape).astype(np.int8),
+        "s": np.exp2(rng.integers(-10, -7, scales)).astype(np.float32),
+        "i": np.full(inputs, 2.0**-5, np.float32),
+        "b": rng.integers(-4, 5, outputs).astype(np.float32),
+        "w2": rng.integers(-127, 128, (5, outputs, 3, 3)).astype(np.int8),
+        "s2": np.ones(5, np.float32),
+        "i2": np.full(outputs, 0.5, np.float32),
+    }
+    x = 2 * rng.standard_normal(size).astype(np.float32)
+    x.flat[:4] = [np.nan, np.inf, -1e30, 4.0]
+    for chain in (layers[:1], layers):
+        wanted = _core.Network(chain, tensors, x.shape[1:], 0, _core.Pool(1), "reference").run(x)
+        for threads in (1, 3):
+            got = _core.Network(chain, tensors, x.shape[1:], 0, _core.Pool(threads), isa).run(x)
+            np.testing.assert_array_equal(got, wanted)
+
+
 @pytest.mark.parametrize("channels", [1, 16, 19])
 def test_max_pool2d(isa: str, channels: int, rng: np.random.Generator) -> None:
     x = rng.standard_normal((2, channels, 7, 7)).astype(np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from int8_oracle import run as run_int8
 
 from edgevae import _core
 
@@ -364,6 +365,198 @@ def test_an_image_of_one_channel_is_a_vector_as_it_lies(isa: str, rng: np.random
         np.testing.assert_array_equal(
             run(isa, [layer, {"op": "reshape", "shape": [count]}], tensors, x, 2), image.reshape(2, count)
         )
+
+
+# --- int8 ---------------------------------------------------------------------------------------
+
+# Sums of integers are exact. So is all the rest where scales are powers of two, biases whole steps of them,
+# and sums below 2^24: then every instruction set gives the very bits of int8_oracle.py.
+
+DOUBLE = {"stride": 2, "padding": 1}
+INT8: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {  # fields, weight, input
+    "conv2d 4x4": ({"stride": 2, "padding": 1, "padding_mode": "zeros"}, (128, 64, 4, 4), (1, 64, 8, 8)),
+    "conv2d 3x3": ({"stride": 1, "padding": 1, "padding_mode": "replicate"}, (7, 5, 3, 3), (2, 5, 9, 6)),
+    "conv2d 3x3 stride 2": (
+        {"stride": 2, "padding": 1, "padding_mode": "zeros"},
+        (33, 18, 3, 3),
+        (3, 18, 5, 4),
+    ),
+    "conv2d valid": ({"stride": 1, "padding": 0, "padding_mode": "zeros"}, (33, 130, 3, 3), (1, 130, 4, 4)),
+    "conv2d 1x1": ({"stride": 1, "padding": 0, "padding_mode": "zeros"}, (1, 1, 1, 1), (1, 1, 1, 1)),
+    "upsample_conv2d": ({"padding_mode": "replicate"}, (4, 32, 64, 2, 2), (1, 64, 4, 4)),
+    "upsample_conv2d zeros": ({"padding_mode": "zeros"}, (4, 9, 21, 2, 2), (2, 21, 3, 5)),
+    "upsample_conv2d columns": ({"padding_mode": "replicate"}, (4, 4, 64, 2, 2), (1, 64, 8, 8)),
+    "upsample_conv2d columns zeros": ({"padding_mode": "zeros"}, (4, 3, 7, 2, 2), (2, 7, 9, 5)),
+    "upsample_conv2d one pixel": ({"padding_mode": "zeros"}, (4, 5, 6, 2, 2), (1, 6, 1, 1)),
+    "conv_transpose2d phases": ({**DOUBLE, "output_padding": 0}, (20, 18, 4, 4), (2, 20, 5, 3)),
+    "conv_transpose2d columns": ({**DOUBLE, "output_padding": 1}, (6, 3, 3, 3), (2, 6, 4, 3)),
+    "conv_transpose2d direct": ({**DOUBLE, "output_padding": 1}, (6, 17, 3, 3), (2, 6, 4, 3)),
+    "conv_transpose2d no tap": ({"stride": 3, "padding": 0, "output_padding": 0}, (5, 6, 2, 2), (1, 5, 3, 3)),
+    "linear": ({}, (37, 130), (5, 130)),
+    "linear one": ({}, (1, 1), (1, 1)),
+}  # fmt: skip
+
+
+def int8_layer(
+    name: str, fields: dict[str, Any], shape: tuple[int, ...], rng: np.random.Generator, tag: str = ""
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A layer and its tensors, every number of it exact in float32."""
+    op = name.split()[0]
+    outputs = shape[0 if op in ("conv2d", "linear") else 1]
+    inputs = shape[{"conv2d": 1, "linear": 1, "upsample_conv2d": 2, "conv_transpose2d": 0}[op]]
+    scales = (4, outputs) if op == "upsample_conv2d" else (outputs,)
+    weight_scale = np.exp2(rng.integers(-11, -8, scales)).astype(np.float32)
+    tensors = {
+        f"w{tag}": rng.integers(-127, 128, shape).astype(np.int8),
+        f"s{tag}": weight_scale,
+        f"i{tag}": np.exp2(rng.integers(-7, -4, inputs)).astype(np.float32),
+        f"b{tag}": (rng.integers(-500, 500, outputs) * 2.0**-9).astype(np.float32),
+    }
+    names = {"weight": f"w{tag}", "weight_scale": f"s{tag}", "input_scale": f"i{tag}", "bias": f"b{tag}"}
+    return {"op": op, **fields, **names, "input_zero": int(rng.integers(0, 256))}, tensors
+
+
+LEAKY = {"op": "activation", "kind": "leaky_relu", "slope": 0.25}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", INT8)
+def test_int8(isa: str, name: str, threads: int, rng: np.random.Generator) -> None:
+    fields, shape, size = INT8[name]
+    layer, tensors = int8_layer(name, fields, shape, rng)
+    x = rng.standard_normal(size).astype(np.float32)
+    wanted = run_int8([layer, LEAKY], tensors, x)
+    np.testing.assert_array_equal(run(isa, [layer, LEAKY], tensors, x, threads), wanted)
+    assert len(np.unique(wanted)) > min(wanted.size, 3) // 2  # not all saturated
+    layer["bias"] = None
+    np.testing.assert_array_equal(run(isa, [layer], tensors, x, threads), run_int8([layer], tensors, x))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", [name for name in INT8 if not name.startswith("linear")])
+def test_int8_layers_pass_bytes_on(isa: str, name: str, threads: int, rng: np.random.Generator) -> None:
+    """The first layer gives the uint8 numbers that the second takes: no float image lies between them."""
+    fields, shape, size = INT8[name]
+    first, tensors = int8_layer(name, fields, shape, rng)
+    channels = len(tensors["b"])
+    pointwise = {"stride": 1, "padding": 0, "padding_mode": "zeros"}
+    second, more = int8_layer("conv2d", pointwise, (6, channels, 1, 1), rng, tag="2")
+    more["i2"] = np.exp2(rng.integers(-3, 2, channels)).astype(np.float32)
+    layers, tensors = [first, LEAKY, second], tensors | more
+    x = rng.standard_normal(size).astype(np.float32)
+    np.testing.assert_array_equal(run(isa, layers, tensors, x, threads), run_int8(layers, tensors, x))
+    network = _core.Network(layers, tensors, x.shape[1:], 0, _core.Pool(1), isa)
+    steps = network.profile(x)
+    assert [step["method"] for step in steps if not step["macs"]] == ["quantize"]  # of the picture alone
+    assert {step["arithmetic"] for step in steps if step["macs"]} == {"int8"}
+
+
+def test_an_int8_linear_layer_between_images(isa: str, rng: np.random.Generator) -> None:
+    """Its columns and their scales follow a flattened image's order in memory, its rows the next image's."""
+    layer, tensors = int8_layer("linear", {}, (5 * 2 * 3, 6 * 4 * 3), rng)
+    layers = [{"op": "reshape", "shape": [72]}, layer, LEAKY, {"op": "reshape", "shape": [5, 2, 3]}]
+    x = rng.standard_normal((2, 6, 4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(run(isa, layers, tensors, x, 2), run_int8(layers, tensors, x))
+
+
+@pytest.mark.parametrize("name", ["conv2d 4x4", "upsample_conv2d", "conv_transpose2d phases", "linear"])
+def test_int8_with_any_scales(isa: str, name: str, rng: np.random.Generator) -> None:
+    """The sum is still exact: three float32 roundings are left, of the sum, the product, and the result."""
+    fields, shape, size = INT8[name]
+    layer, tensors = int8_layer(name, fields, shape, rng)
+    for key, low, high in (("s", 1e-4, 1e-3), ("i", 0.01, 0.03), ("b", -1, 1)):
+        tensors[key] = rng.uniform(low, high, tensors[key].shape).astype(np.float32)
+    x = rng.standard_normal(size).astype(np.float32)
+    wanted = run_int8([layer], tensors, x)
+    np.testing.assert_allclose(run(isa, [layer], tensors, x, 2), wanted, rtol=2.0**-22, atol=2.0**-22)
+
+
+@pytest.mark.parametrize(("n", "inputs", "outputs"), [(1, 1, 1), (1, 4099, 17), (5, 33, 130), (16, 400, 64)])
+def test_linear_with_int8_weights(
+    isa: str, n: int, inputs: int, outputs: int, rng: np.random.Generator
+) -> None:
+    layer, tensors = int8_layer("linear", {}, (outputs, inputs), rng)
+    del layer["input_scale"], layer["input_zero"]
+    x = rng.standard_normal((n, inputs)).astype(np.float32)
+    got = run(isa, [layer], tensors, x, threads=3)
+    weight = torch.tensor(tensors["w"] * tensors["s"][:, None], dtype=torch.float64)
+    args = [torch.tensor(x, dtype=torch.float64), weight, torch.tensor(tensors["b"], dtype=torch.float64)]
+    check(got, F.linear(*args), F.linear(*(a.abs() for a in args)), inputs + 1, slack=4)
+
+
+@pytest.mark.parametrize("name", ["conv2d 3x3", "conv2d 4x4"])
+def test_conv2d_with_int8_weights(isa: str, name: str, rng: np.random.Generator) -> None:
+    fields, shape, size = INT8[name]
+    layer, tensors = int8_layer(name, fields, shape, rng)
+    del layer["input_scale"], layer["input_zero"]
+    x = rng.standard_normal(size).astype(np.float32)
+    wanted = torch.tensor(run_int8([layer], tensors, x))
+    magnitude = run_int8([layer], {key: abs(tensor) for key, tensor in tensors.items()}, abs(x))
+    check(run(isa, [layer], tensors, x, 3), wanted, torch.tensor(magnitude), np.prod(shape[1:]) + 1, slack=4)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("zero", "value"), [(0, 1e9), (0, np.inf), (255, -1e9), (255, -np.inf), (128, 1e9)])
+def test_the_largest_sums_of_int8(isa: str, sign: int, zero: int, value: float) -> None:
+    """All weights and all inputs at their ends: 16-bit sums would overflow at once, int32 holds them."""
+    n = 65_793  # the most that the engine takes
+    tensors = {
+        "w": np.full((3, n), sign * 127, np.int8),
+        "s": np.ones(3, np.float32),
+        "i": np.ones(n, np.float32),
+    }
+    layer = {"op": "linear", "weight": "w", "weight_scale": "s", "input_scale": "i", "bias": None}
+    x = np.full((1, n), value, np.float32)
+    reached = (255 if value > 0 else 0) - zero
+    got = run(isa, [{**layer, "input_zero": zero}], tensors, x)
+    assert got.tolist() == [[float(np.float32(sign * 127 * reached * n))] * 3]
+
+
+def test_int8_inputs_of_any_kind(isa: str) -> None:
+    """Halves to even, the ends for what is beyond, the zero for NaN; of a picture and between layers."""
+    values = [0.5, 1.5, -0.5, 2.5, 1e30, -1e30, np.inf, -np.inf, np.nan, 0.0, -0.0, 247.5, 248.5, -7.5, 1e-45]
+    wanted = [0, 2, 0, 2, 248, -7, 248, -7, 0, 0, 0, 248, 248, -7, 0]
+    x = np.array(values, np.float32).reshape(1, 1, 3, 5)
+    copy = {"op": "conv2d", "weight": "one", "bias": None, "stride": 1, "padding": 0, "padding_mode": "zeros"}
+    layer = {**copy, "weight": "w", "weight_scale": "s", "input_scale": "s", "input_zero": 7}
+    tensors = {
+        "one": np.ones((1, 1, 1, 1), np.float32),
+        "w": np.ones((1, 1, 1, 1), np.int8),
+        "s": np.ones(1, np.float32),
+    }
+    for layers in ([layer], [copy, layer]):
+        assert run(isa, layers, tensors, x).ravel().tolist() == wanted
+
+
+def test_int8_layers_that_make_no_sense() -> None:
+    layer, tensors = int8_layer("linear", {}, (3, 5), np.random.default_rng(0))
+    up, more = int8_layer(
+        "upsample_conv2d", {"padding_mode": "zeros"}, (4, 3, 5, 2, 2), np.random.default_rng(0)
+    )
+
+    def refuse(layer: dict[str, Any], tensors: dict[str, np.ndarray], size: Any, says: str) -> None:
+        with pytest.raises(ValueError, match=says):
+            _core.Network([layer], tensors, size, 0, _core.Pool(1))
+
+    for bad in (
+        np.zeros(3, "f"),
+        np.full(3, np.nan, "f"),
+        np.full(3, np.inf, "f"),
+        -np.ones(3, "f"),
+        np.ones(4, "f"),
+    ):
+        refuse(layer, tensors | {"s": bad}, (5,), r"weight_scale has shape .* wanted positive numbers, \(3\)")
+    refuse(
+        layer,
+        tensors | {"i": np.zeros(5, "f")},
+        (5,),
+        r"input_scale has shape .* wanted positive numbers, \(5\)",
+    )
+    for zero in (-1, 256):
+        refuse({**layer, "input_zero": zero}, tensors, (5,), f"input_zero is {zero}, wanted 0 to 255")
+    refuse(up, more | {"w": more["w"][:2]}, (5, 2, 2), r"wanted int8 phases \(4, O, I, 2, 2\)")
+    wide = {"w": np.zeros((1, 70_000), np.int8), "s": np.ones(1, "f"), "i": np.ones(70_000, "f")}
+    refuse({**layer, "bias": None}, wide, (70_000,), "sums 70000 products, too many")
 
 
 CONV = {"op": "conv2d", "weight": "w", "bias": "b", "stride": 1, "padding": 0, "padding_mode": "zeros"}

@@ -20,21 +20,9 @@ import edgevae
 from edgevae import Frame, _core, info, model_file, quantize, quantize_layers, torch_model
 from edgevae.cli import main
 from edgevae.errors import EdgevaeError, FrameError, ModelFileError, QuantizeError
-from edgevae.model import DEFAULT_MODEL
+from edgevae.model import DEFAULT_MODEL, Model
 from edgevae.quantize import quantize_file, spread, vary
 from edgevae.quantize_layers import phases, quantize_chain, quantize_input
-
-
-def load_with_oracle(path: Any, **options: Any) -> Any:
-    if model_file.read(path)[0]["precision"] == "int8":
-        return Int8Model(path)
-    return edgevae.load(path, **options)
-
-
-@pytest.fixture
-def _oracle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate measures the oracle, whatever the engine makes of int8."""
-    monkeypatch.setattr(quantize, "load", load_with_oracle)
 
 
 def scenes(count: int = 16, **options: bool) -> list[Frame]:
@@ -236,7 +224,6 @@ def vectors() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return document, tensors
 
 
-@pytest.mark.usefixtures("_oracle")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("make", [tiny_document, grey_autoencoder, vectors])
 def test_models_of_every_kind(make: Any, precision: str, tmp_path: Path) -> None:
@@ -285,20 +272,17 @@ def test_models_of_every_kind(make: Any, precision: str, tmp_path: Path) -> None
     assert about["metrics"]["int8_round_trip_db"] == report.held_out.round_trip_db
 
 
-@pytest.mark.usefixtures("_oracle")
 def test_the_same_frames_make_the_same_file(tiny_model_path: Path, tmp_path: Path) -> None:
     for name in "ab":
         quantize_file(tiny_model_path, tmp_path / name, scenes())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.usefixtures("_oracle")
 def test_frames_without_depth_will_do(tiny_model_path: Path, tmp_path: Path) -> None:
     report = quantize_file(tiny_model_path, tmp_path / "m", scenes(depth=False))
     assert report.held_out.latent_cosine_min >= 0.999
 
 
-@pytest.mark.usefixtures("_oracle")
 def test_pictures_too_large_for_the_memory_calibrate_on_fewer(
     tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,16 +316,17 @@ def test_variations_reach_further(rng: np.random.Generator) -> None:
 # --- the gate ----------------------------------------------------------------------------------
 
 
-class Spoiled(Int8Model):
-    """An int8 model that answers something else."""
+class Spoiled:
+    """A model that answers something else."""
 
-    encode_noise = decode_noise = 0.0
+    def __init__(self, model: Model, encode_noise: float, decode_noise: float) -> None:
+        self.model, self.encode_noise, self.decode_noise = model, encode_noise, decode_noise
 
     def encode_tensor(self, x: np.ndarray) -> np.ndarray:
-        return super().encode_tensor(x) + np.float32(self.encode_noise) * np.arange(8, dtype=np.float32)
+        return self.model.encode_tensor(x) + np.float32(self.encode_noise) * np.arange(8, dtype=np.float32)
 
     def decode_tensor(self, z: np.ndarray) -> np.ndarray:
-        return super().decode_tensor(z) + np.float32(self.decode_noise)
+        return self.model.decode_tensor(z) + np.float32(self.decode_noise)
 
 
 @pytest.mark.parametrize(
@@ -363,11 +348,8 @@ def test_what_loses_too_much_is_not_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def load(path: Any, **options: Any) -> Any:
-        model = load_with_oracle(path, **options)
-        if isinstance(model, Int8Model):
-            model = Spoiled(path)
-            model.encode_noise, model.decode_noise = encode_noise, decode_noise
-        return model
+        model = edgevae.load(path, **options)
+        return Spoiled(model, encode_noise, decode_noise) if model.spec.precision == "int8" else model
 
     monkeypatch.setattr(quantize, "load", load)
     monkeypatch.setattr(quantize, "SPACING", 1)
@@ -388,7 +370,7 @@ def test_what_loses_too_much_is_not_kept(
 def test_frames_held_out_are_judged_too(
     tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Forgetful(Int8Model):
+    class Forgetful(Spoiled):
         """Right on the twelve frames of calibration only."""
 
         calls = 0
@@ -398,8 +380,8 @@ def test_frames_held_out_are_judged_too(
             return super().encode_tensor(x) * (1 if self.calls <= 12 else -1)
 
     def load(path: Any, **options: Any) -> Any:
-        model = load_with_oracle(path, **options)
-        return Forgetful(path) if isinstance(model, Int8Model) else model
+        model = edgevae.load(path, **options)
+        return Forgetful(model, 0.0, 0.0) if model.spec.precision == "int8" else model
 
     monkeypatch.setattr(quantize, "load", load)
     with pytest.raises(QuantizeError, match="on the 4 frames held out of calibration"):
@@ -433,7 +415,6 @@ def test_too_few_frames(tiny_model_path: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.usefixtures("_oracle")
 def test_models_that_cannot_be_quantized(tiny_model_path: Path, tmp_path: Path) -> None:
     int8 = tmp_path / "int8"
     quantize_file(tiny_model_path, int8, scenes())
@@ -472,7 +453,6 @@ def test_names_that_cannot_be_written(tiny_model_path: Path, tmp_path: Path) -> 
     assert copy.read_bytes() == tiny_model_path.read_bytes()
 
 
-@pytest.mark.usefixtures("_oracle")
 def test_a_failing_disk_leaves_nothing_behind(
     tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,7 +483,6 @@ def test_frames_are_spread_over_the_source() -> None:
 # --- the command, and who else meets an int8 file ----------------------------------------------
 
 
-@pytest.mark.usefixtures("_oracle")
 def test_command(
     tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -544,7 +523,6 @@ def test_wrong_arguments_are_one_line(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.usefixtures("_oracle")
 def test_passwords_stay_out_of_the_file(
     tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -554,7 +532,6 @@ def test_passwords_stay_out_of_the_file(
     assert b"rtsp://host/cam" in (tmp_path / "m").read_bytes()
 
 
-@pytest.mark.usefixtures("_oracle")
 def test_torch_does_not_run_int8(tiny_model_path: Path, tmp_path: Path) -> None:
     quantize_file(tiny_model_path, tmp_path / "m", scenes())
     with pytest.raises(EdgevaeError, match="is an int8 file, which PyTorch does not run"):
@@ -562,16 +539,10 @@ def test_torch_does_not_run_int8(tiny_model_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def int8_path(tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny model, quantized, where this engine runs it."""
+def int8_path(tiny_model_path: Path, tmp_path: Path) -> Path:
+    """The tiny model, quantized."""
     path = tmp_path / "int8.safetensors"
-    with monkeypatch.context() as patch:
-        patch.setattr(quantize, "load", load_with_oracle)
-        quantize_file(tiny_model_path, path, scenes())
-    try:
-        edgevae.load(path)
-    except ModelFileError as error:
-        pytest.skip(f"the engine runs no int8 layers: {error}")
+    quantize_file(tiny_model_path, path, scenes())
     return path
 
 
@@ -581,9 +552,11 @@ def test_the_engine_computes_what_the_oracle_does(
     model, oracle = edgevae.load(int8_path, isa=isa, threads=1), Int8Model(int8_path)
     x = rng.uniform(-1, 1, (3, 4, 32, 32)).astype(np.float32)
     z = oracle.encode_tensor(x)
-    # A sum that float32 rounds otherwise may cross a half and move one input by one step of 255.
-    np.testing.assert_allclose(model.encode_tensor(x), z, atol=5e-3 * np.abs(z).max())
-    np.testing.assert_allclose(model.decode_tensor(z), oracle.decode_tensor(z), atol=0.02)
+    # Float32 layers and activations round otherwise than float64 ones: with 61 seeds and every instruction set
+    # of an AVX-512 machine latents were off by 5.3e-7 of the largest, pictures by 1.8e-7. Four times that is
+    # allowed. Inputs that fall on other steps of their 255 (scales off by 3e-5) show as 5e-4 and 6e-3.
+    np.testing.assert_allclose(model.encode_tensor(x), z, rtol=0, atol=2e-6 * np.abs(z).max())
+    np.testing.assert_allclose(model.decode_tensor(z), oracle.decode_tensor(z), rtol=0, atol=7e-7)
 
 
 def test_info_of_an_int8_file(int8_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -598,10 +571,7 @@ def test_info_of_an_int8_file(int8_path: Path, capsys: pytest.CaptureFixture[str
     assert "int8, zero at" in printed
 
 
-def test_the_shipped_model_halves_again(
-    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quantize, "load", load_with_oracle)
+def test_the_shipped_model_halves_again(tmp_path: Path, data_dir: Path) -> None:
     target = tmp_path / "m.safetensors"
     report = quantize.quantize(
         DEFAULT_MODEL, target, f"tum:{data_dir / 'tum_fr1_rpy_100'}", frames=8, threads=1, quiet=True

@@ -79,16 +79,11 @@ def run_bench(
         EdgevaeError: an argument makes no sense, an engine is unknown, not installed, wrong, or died.
         ModelFileError: the model file cannot be read.
     """
-    if rounds < 1 or not 1 <= batch <= 1024:
-        raise EdgevaeError(
-            f"got rounds {rounds} and batch {batch}, wanted rounds from 1, batch from 1 to 1024."
-        )
-    if precision not in PRECISIONS:
-        raise EdgevaeError(f"precision is {precision!r}, wanted {', '.join(PRECISIONS)}.")
+    check_numbers(rounds, batch, precision)
     engines, notes = _choose(against, precision)
     with tempfile.TemporaryDirectory(prefix="edgevae-bench-") as name:
         folder = Path(name)
-        path, shown = _model_file(model, folder)
+        path, shown = model_path(model, folder)
         native = load(path, threads=threads)
         spec = native.spec
         if spec.precision == "int8":
@@ -151,6 +146,20 @@ def run_bench(
     )
 
 
+def check_numbers(rounds: int, batch: int, precision: str) -> None:
+    """Refuse what no bench can be run with.
+
+    Raises:
+        EdgevaeError: says which.
+    """
+    if rounds < 1 or not 1 <= batch <= 1024:
+        raise EdgevaeError(
+            f"got rounds {rounds} and batch {batch}, wanted rounds from 1, batch from 1 to 1024."
+        )
+    if precision not in PRECISIONS:
+        raise EdgevaeError(f"precision is {precision!r}, wanted {', '.join(PRECISIONS)}.")
+
+
 def _choose(against: Sequence[str] | None, precision: str) -> tuple[tuple[str, ...], list[str]]:
     """The engines to run, and notes on those that cannot."""
     notes = []
@@ -186,7 +195,7 @@ def _choose(against: Sequence[str] | None, precision: str) -> tuple[tuple[str, .
     return tuple(name for name in wanted if name not in without), notes
 
 
-def _model_file(model: str | os.PathLike[str] | None, folder: Path) -> tuple[Path, str]:
+def model_path(model: str | os.PathLike[str] | None, folder: Path) -> tuple[Path, str]:
     """The model file, and its name for the report."""
     name = str(DEFAULT_MODEL if model is None else model)
     width = parse_width(name)
@@ -242,7 +251,7 @@ def _job(
 
         parts = torch_parts.load(path)
 
-    condition = functools.partial(_condition, spec.condition_dim)
+    condition = functools.partial(condition_of, spec.condition_dim)
     z = native.encode_tensor(x, *condition(len(x)))
     arguments = {
         operation: [z if operation == "decode" else x, *condition(len(x))]
@@ -271,7 +280,7 @@ def _job(
     return job, exact
 
 
-def _condition(size: int, count: int) -> list[FloatArray]:
+def condition_of(size: int, count: int) -> list[FloatArray]:
     """An argument more for a conditional model."""
     return [np.random.default_rng(0).standard_normal((count, size), np.float32)] if size else []
 

@@ -62,8 +62,8 @@ class EngineFacts:
 
 
 @dataclass(frozen=True)
-class BenchReport:
-    """All timings, and what they were taken with. ``note`` says what was left out, and why."""
+class Setting:
+    """What figures were taken with."""
 
     model: str
     path: str
@@ -74,6 +74,20 @@ class BenchReport:
     threads: int
     batch: int
     rounds: int
+
+    def title(self) -> str:
+        """One line."""
+        plural = "s" if self.threads > 1 else ""
+        return (
+            f"{self.model} ({self.path}), {self.precision}, {self.threads} thread{plural}, "
+            f"batch {self.batch}, {self.rounds} rounds, {self.isa} on {self.processor}"
+        )
+
+
+@dataclass(frozen=True)
+class BenchReport(Setting):
+    """All timings. ``note`` says what was left out, and why."""
+
     note: str
     timings: tuple[Timing, ...]
     engines: tuple[EngineFacts, ...]
@@ -99,13 +113,6 @@ class BenchReport:
         }
         return BenchReport(**(document | rows))
 
-    def title(self) -> str:
-        plural = "s" if self.threads > 1 else ""
-        return (
-            f"{self.model} ({self.path}), {self.precision}, {self.threads} thread{plural}, "
-            f"batch {self.batch}, {self.rounds} rounds, {self.isa} on {self.processor}"
-        )
-
     def rows(self) -> list[list[str]]:
         """The table of timings as text, its head first."""
         rows = [["operation", "engine", "median ms", "p99 ms", "x edgevae", "error"]]
@@ -124,7 +131,7 @@ class BenchReport:
         return rows
 
     def __str__(self) -> str:
-        parts = [self.title(), _aligned(self.rows()), "", _aligned(self.engine_rows())]
+        parts = [self.title(), aligned(self.rows()), "", aligned(self.engine_rows())]
         return "\n".join([*parts, self.note] if self.note else parts)
 
     def markdown(self) -> str:
@@ -140,12 +147,12 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]], names: int = 2) -> str:
+    """A table for a terminal: ``names`` columns to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # names to the left, numbers to the right
     lines = (
         "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+            cell.ljust(width) if column < names else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
