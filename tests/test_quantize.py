@@ -552,8 +552,8 @@ def test_the_engine_computes_what_the_oracle_does(
     model, oracle = edgevae.load(int8_path, isa=isa, threads=1), Int8Model(int8_path)
     x = rng.uniform(-1, 1, (3, 4, 32, 32)).astype(np.float32)
     z = oracle.encode_tensor(x)
-    # Float32 layers and activations round otherwise than float64 ones: with 61 seeds and every instruction set
-    # of an AVX-512 machine latents were off by 5.3e-7 of the largest, pictures by 1.8e-7. Four times that is
+    # Float32 layers and activations round otherwise than float64 ones: with 61 seeds and every set of one
+    # AVX-512 machine latents were off by 5.3e-7 of the largest, pictures by 1.8e-7; four times that is
     # allowed. Inputs that fall on other steps of their 255 (scales off by 3e-5) show as 5e-4 and 6e-3.
     np.testing.assert_allclose(model.encode_tensor(x), z, rtol=0, atol=2e-6 * np.abs(z).max())
     np.testing.assert_allclose(model.decode_tensor(z), oracle.decode_tensor(z), rtol=0, atol=7e-7)
