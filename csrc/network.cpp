@@ -81,7 +81,7 @@ void check_scales(size_t index, const Layer& layer, std::vector<int> scales, int
   if (layer.input_zero < 0 || layer.input_zero > 255) {
     fail(index, layer, "input_zero is " + std::to_string(layer.input_zero) + ", wanted 0 to 255.");
   }
-  if (terms > (std::int64_t{1} << 31) / (255 * 128)) {
+  if (terms > ((std::int64_t{1} << 31) - 1) / (255 * 127)) {
     fail(index, layer, "sums " + std::to_string(terms) + " products, too many for int8 arithmetic.");
   }
 }
