@@ -107,8 +107,8 @@ def block(reports: Reports) -> str:
     parts = [
         f"`edgevae bench --against all --threads 1` on {first.processor} with {first.isa.upper()}, 128×128 "
         "RGB-D to 400 numbers, fp32, batch 1, engines taking turns in processes of their own, median of "
-        f"{rounds} rounds, after answers were compared with a float64 run. Read the ratios; the machine is "
-        "shared.",
+        f"{rounds} turns (15 ms of run-up, then one timed call), after answers were compared with a float64 "
+        "run. Read the ratios; the machine is shared.",
         f"![Milliseconds of each engine]({PLOT})",
         table(_engines_table(main)),
         f"Other settings, each against the fastest other engine ({versions}):",
