@@ -21,9 +21,8 @@ namespace edgevae::EDGEVAE_ISA {
 
 inline constexpr int kDepth = 16;  // k is packed in runs of 16 whatever the vector length
 
-static inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
+static constexpr int round_up(int x, int step) { return (x + step - 1) / step * step; }
 static inline int ceil_div(int x, int y) { return (x + y - 1) / y; }
-static constexpr int round_to_lanes(int x) { return (x + kLanes - 1) / kLanes * kLanes; }
 static constexpr int min_of(int a, int b) { return a < b ? a : b; }
 static inline int max_of(int a, int b) { return a > b ? a : b; }
 

@@ -151,7 +151,7 @@ void make_columns(const Products& p, const UpsampleConvShape& s, const float* x,
 // Bias and scale of the 4 OC numbers over a pixel.
 template <int OC>
 struct PatchConstants {
-  float bias[round_to_lanes(4 * OC)] = {}, scale[round_to_lanes(4 * OC)] = {};
+  float bias[round_up(4 * OC, kLanes)] = {}, scale[round_up(4 * OC, kLanes)] = {};
 
   explicit PatchConstants(const Epilogue& e) {
     for (int i = 0; i < 4 * OC; ++i) {
@@ -166,7 +166,7 @@ struct PatchConstants {
 template <int OC, class T>
 void finish_row(const UpsampleConvShape& s, const float* const* rows, int columns, int image, int row,
                 const PatchConstants<OC>& constants, const Output& out) {
-  constexpr int kNumbers = round_to_lanes(4 * OC);
+  constexpr int kNumbers = round_up(4 * OC, kLanes);
   static constexpr T kZeros[16 * OC] = {};
   const size_t top = (static_cast<size_t>(image) * 2 * s.ih + 2 * row) * 2 * s.iw, bottom = top + 2 * s.iw;
   const bool zeros = s.padding == Padding::kZeros;
