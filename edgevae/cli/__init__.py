@@ -1,0 +1,89 @@
+"""The command line. Each command checks its arguments, calls one function of the package, prints a result.
+
+A user's mistake ends in one line on standard error and exit code 2; a fault of edgevae's own in exit code 1.
+Heavy imports happen inside the commands, so that ``edgevae --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import EdgevaeError
+from . import machine, models, records, run
+from .common import complain
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    help="RGB-D camera frames to compact latents and back, without PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``edgevae ARGUMENTS`` and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments  # accepted anywhere on the line, as it is added after something failed
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return int(app(args=arguments, prog_name="edgevae", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, EdgevaeError):
+            return _fail(str(error), 2)
+        if hasattr(error, "format_message"):  # a usage error of typer, wherever its classes live
+            usage = error.format_message()  # empty where the help was printed instead
+            return _fail(f"{usage.rstrip('.')}. Run 'edgevae --help'.", 2) if usage else 2
+        return _fail(f"{type(error).__name__}: {error}; --debug shows where.", 1)
+
+
+def _fail(sentence: str, code: int) -> int:
+    complain(sentence)
+    return code
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(f"edgevae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")
+    ] = False,
+) -> None:
+    """RGB-D camera frames to compact latents and back, without PyTorch."""
+
+
+for command in (  # in the order of --help
+    run.stream,
+    run.embed,
+    records.decode,
+    models.info,
+    models.export,
+    models.quantize,
+    machine.bench,
+    machine.doctor,
+):
+    app.command()(command)

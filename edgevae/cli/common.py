@@ -1,0 +1,37 @@
+"""The options that several commands share, and how commands speak on standard error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FILE", help="Model file; default: the one shipped with edgevae."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Threads of the engine; default: all usable cores.")
+]
+IsaOption = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Instruction set, see 'edgevae doctor'; default: the machine's best."),
+]
+DepthOption = Annotated[
+    str | None,
+    typer.Option(metavar="URI", help="Where depth comes from if not from the camera itself, or 'none'."),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what the output would refuse to.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show only the summary.")]
+StatsOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write counters and latencies as JSON.")
+]
+
+
+def complain(sentence: str) -> None:
+    """Print one line on standard error."""
+    print("edgevae:", " ".join(sentence.split()), file=sys.stderr, flush=True)

@@ -1,0 +1,67 @@
+"""Commands about model files: ``info``, ``export`` and ``quantize``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import DepthOption, QuietOption, ThreadsOption
+
+
+def info(
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="Default: the shipped model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show a model file: sizes, layers, data, licences."""
+    from ..info import describe, show
+
+    about = describe(model)
+    if as_json:
+        print(json.dumps(about, indent=2))
+    else:
+        show(about)
+
+
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint of 'python -m training fit'.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
+    format: Annotated[str, typer.Option(metavar="NAME", help="native, torchscript or onnx.")] = "native",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="Storage of native: fp32 or fp16.")] = "fp32",
+    frames: Annotated[
+        str | None, typer.Option(metavar="URI", help="A source for the parity check; default: synthetic.")
+    ] = None,
+) -> None:
+    """Turn a checkpoint into a model file; checks that both agree."""
+    from .. import export as exporting
+
+    print(f"wrote {exporting.export(checkpoint, format, output, precision, frames)}")
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file stored as fp32 or fp16.")],
+    calibrate: Annotated[
+        str,
+        typer.Option(
+            metavar="URI", help="Frames like those the model will see: any source 'edgevae stream' takes."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
+    frames: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Frames to take, spread over the source.")
+    ] = 64,
+    depth: DepthOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a model file with int8 layers; keeps it only if it is as good.
+
+    Every fourth frame is held out of calibration and measured on, too.
+    """
+    from ..quantize import quantize as run
+
+    print(f"wrote {run(model, output, calibrate, frames=frames, depth=depth, threads=threads, quiet=quiet)}")
