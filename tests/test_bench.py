@@ -107,7 +107,10 @@ def check(report: bench.BenchReport, engines: set[str], largest_error: float) ->
         assert 0 < timing.median_ms <= timing.p99_ms
         assert timing.ratio == 1.0 if engine == "edgevae" else timing.ratio > 0
         if operation in networks:
-            assert 0 <= timing.error < largest_error
+            # How exact a peer is depends on its kernels for the processor: PyTorch decodes to 2e-7 on one, to
+            # 4e-5 on another. The bench itself has refused answers that are wrong.
+            limit = largest_error if engine == "edgevae" else 10 * largest_error
+            assert 0 <= timing.error < limit
             assert (timing.cosine is None) == (operation == "decode") != (timing.mean_error is None)
     assert {facts.engine for facts in report.engines} == engines - {"opencv"}
     for facts in report.engines:
