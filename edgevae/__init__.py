@@ -30,6 +30,7 @@ from .errors import (
     QuantizeError,
     RecordError,
     SourceError,
+    SourceLost,
 )
 from .frame import Frame, Intrinsics
 from .model import Decoded, Encoded, Model, ModelSpec, load
@@ -53,6 +54,7 @@ __all__ = [
     "QuantizeError",
     "RecordError",
     "SourceError",
+    "SourceLost",
     "__version__",
     "export",
     "load",

@@ -23,6 +23,10 @@ class SourceError(EdgevaeError):
     """A camera, file or folder that cannot be opened or read."""
 
 
+class SourceLost(SourceError):
+    """The device is gone for now and is being looked for; reading again may bring frames."""
+
+
 class RecordError(EdgevaeError):
     """A record, picture folder or report that cannot be written or read back."""
 

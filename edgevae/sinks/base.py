@@ -106,11 +106,14 @@ class Sink(abc.ABC):
             RecordError: it cannot be written.
         """
 
+    def source_changed(self, lost: str) -> None:  # noqa: B027  # not every sink has a place for it
+        """The source was lost, and why; or it is back (an empty string). Comes between rows."""
+
     def flush(self) -> None:  # noqa: B027  # not every sink holds something back
         """Hand everything taken so far to the operating system; called about twice a second."""
 
     def close(self) -> None:  # noqa: B027  # nor a file open
-        """Flush and close; may be called twice."""
+        """Flush and close; may be called twice. ``open`` may follow, after a failure that has passed."""
 
 
 class RecordFile(Sink):

@@ -35,8 +35,13 @@ class Source(abc.ABC):
 
         Raises:
             SourceError: the device gave no frame within ``timeout_s``, or nothing more can be read.
+            SourceLost: the device is gone and being looked for; the caller may read again.
             FrameError: this one frame is unusable; the next call goes on behind it.
         """
+
+    def counts(self) -> dict[str, float]:
+        """What the source counted beside frames (recoveries, unpaired frames, skew), for the statistics."""
+        return {}
 
     def close(self) -> None:
         """Release the device or files; may be called twice."""
