@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "isa.h"
+#include "layout.h"
 #include "network.h"
 
 namespace py = pybind11;

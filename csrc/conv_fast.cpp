@@ -35,45 +35,42 @@ void pack(const ConvShape& s, const float* weights, void* packed) {
 
 size_t scratch(const ConvShape& s) { return scratch_floats(products(s)); }
 
-// Gathers the taps of one output pixel, `ic` units each.
-void gather_taps(const ConvShape& s, int ic, const float* image, const Position& pixel, int depth,
-                 int tile_pixels, float* at) {
+// Gathers the taps of `count` output pixels of one row, `ic` units each. What they see of a row of the image
+// are neighbours in memory, but for the pixels at its ends that see beyond it.
+void gather_row(const ConvShape& s, int ic, const float* image, Position first, int count, int depth,
+                int tile_pixels, float* at) {
   const float zero = zero_padding(s.weights, s.input_zero);
-  image += static_cast<size_t>(pixel.image) * s.ih * s.iw * ic;
-  const int y0 = pixel.y * s.stride - s.pad_top, x0 = pixel.x * s.stride - s.pad_left;
-  const bool columns_inside = x0 >= 0 && x0 + s.kw <= s.iw;
   const int row_units = s.kw * ic;
+  const auto x0 = [&](int i) { return (first.x + i) * s.stride - s.pad_left; };
+  int begin = 0, end = count;  // pixels that see whole rows
+  while (begin < end && x0(begin) < 0) ++begin;
+  while (end > begin && x0(end - 1) + s.kw > s.iw) --end;
+  image += static_cast<size_t>(first.image) * s.ih * s.iw * ic;
   int k = 0;
-  if (columns_inside && y0 >= 0 && y0 + s.kh <= s.ih &&
-      row_units % kDepth == 0) {  // most pixels of most layers
-    const float* row = image + (static_cast<size_t>(y0) * s.iw + x0) * ic;
-    for (int ky = 0; ky < s.kh; ++ky, row += static_cast<size_t>(s.iw) * ic) {
-      for (int i = 0; i < row_units; i += kDepth, at += tile_pixels * kDepth) {
-        __builtin_memcpy(at, row + i, kDepth * sizeof(float));
-      }
-    }
-    return;
-  }
-  for (int ky = 0; ky < s.kh; ++ky) {
-    int y = y0 + ky;
-    const bool row_inside = y >= 0 && y < s.ih;
-    if (!row_inside && s.padding == Padding::kReplicate) y = y < 0 ? 0 : s.ih - 1;
-    const bool row_zero = !row_inside && s.padding == Padding::kZeros;
-    const float* row = row_zero ? nullptr : image + static_cast<size_t>(y) * s.iw * ic;
-    if (row_zero || columns_inside) {  // the taps of a kernel row are neighbours in memory
-      put(at, tile_pixels, k, row_zero ? nullptr : row + static_cast<ptrdiff_t>(x0) * ic, row_units, zero);
-      k += row_units;
+  for (int ky = 0; ky < s.kh; ++ky, k += row_units) {
+    int y = first.y * s.stride - s.pad_top + ky;
+    const bool inside = y >= 0 && y < s.ih;
+    if (!inside && s.padding == Padding::kZeros) {
+      put(at, tile_pixels, k, nullptr, 0, count, row_units, zero);
       continue;
     }
-    for (int kx = 0; kx < s.kw; ++kx, k += ic) {
-      int x = x0 + kx;
-      const bool inside = x >= 0 && x < s.iw;
-      if (!inside && s.padding == Padding::kReplicate) x = x < 0 ? 0 : s.iw - 1;
-      const bool outside = !inside && s.padding == Padding::kZeros;
-      put(at, tile_pixels, k, outside ? nullptr : row + static_cast<ptrdiff_t>(x) * ic, ic, zero);
+    if (!inside) y = y < 0 ? 0 : s.ih - 1;
+    const float* row = image + static_cast<size_t>(y) * s.iw * ic;
+    const ptrdiff_t step = static_cast<ptrdiff_t>(s.stride) * ic;
+    put(at + begin * kDepth, tile_pixels, k, row + static_cast<ptrdiff_t>(x0(begin)) * ic, step, end - begin,
+        row_units, zero);
+    for (int i = 0; i < count; ++i) {
+      if (i == begin) i = end;
+      if (i >= count) break;
+      for (int kx = 0; kx < s.kw; ++kx) {
+        const int wanted = x0(i) + kx, x = max_of(0, min_of(wanted, s.iw - 1));
+        const bool outside = x != wanted && s.padding == Padding::kZeros;
+        put(at + i * kDepth, tile_pixels, k + kx * ic,
+            outside ? nullptr : row + static_cast<ptrdiff_t>(x) * ic, 0, 1, ic, zero);
+      }
     }
   }
-  put(at, tile_pixels, k, nullptr, depth - k, 0.0f);
+  put(at, tile_pixels, k, nullptr, 0, count, depth - k, 0.0f);
 }
 
 void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& epilogue, void* y,
@@ -82,23 +79,24 @@ void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& 
   const Output out{epilogue, y, s.oc};
   const int units = input_units(s.ic, s.weights);
   const auto gather = [&](int first, int size, float* at) {
-    Position pixel(first, s.oh, s.ow);
-    for (int i = 0; i < size; ++i, pixel.next(s.oh, s.ow)) {
-      gather_taps(s, units, static_cast<const float*>(x), pixel, p.depth(), size, at + i * kDepth);
-    }
+    each_row(first, size, s.oh, s.ow, [&](Position position, int i, int count) {
+      gather_row(s, units, static_cast<const float*>(x), position, count, p.depth(), size, at + i * kDepth);
+    });
   };
   const auto finish = [&](int first, int size, int panel, const float* sums) {
     const int32_t* zero_sums = p.zero_sums(packed) + panel * p.width();
-    out.with_put([&](auto put_out) {
-      Position pixel(first, s.oh, s.ow);
-      for (int i = 0; i < size; ++i, pixel.next(s.oh, s.ow), sums += p.width()) {
-        const size_t row = static_cast<size_t>(pixel.image) * s.out_h + s.out_y + pixel.y * s.out_step;
-        const size_t at = row * s.out_w + s.out_x + pixel.x * s.out_step;
-        for (int v = 0; v < p.vectors; ++v) {
-          const int o = panel * p.width() + v * kLanes;
-          if (o >= s.outputs) break;
-          put_out(at, o, s.outputs - o, finished(sums + v * kLanes, zero_sums + v * kLanes, p.type), o);
-        }
+    each_row(first, size, s.oh, s.ow, [&](Position position, int i, int count) {
+      const size_t row = static_cast<size_t>(position.image) * s.out_h + s.out_y + position.y * s.out_step;
+      const size_t to = row * s.out_w + s.out_x + position.x * s.out_step;
+      for (int v = 0; v < p.vectors; ++v) {
+        const int o = panel * p.width() + v * kLanes;
+        if (o >= s.outputs) break;
+        const float* from = sums + i * p.width() + v * kLanes;
+        const int32_t* zeros = zero_sums + v * kLanes;
+        const int width = p.width();
+        const WeightType type = p.type;
+        out.put(Places<1>{{to}, s.out_step, count, o, s.outputs - o, {o}},
+                [=](int j, vf* sum) { *sum = finished(from + j * width, zeros, type); });
       }
     });
   };

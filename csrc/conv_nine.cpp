@@ -41,25 +41,23 @@ void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& 
   const int columns = s.ow / 2, rows = s.oh / 2;
   const auto gather = [&](int first, int size, float* at) {
     const size_t row = static_cast<size_t>(size) * kDepth, apart = static_cast<size_t>(size) * p.depth();
-    Position patch(first, rows, columns);
-    for (int i = 0; i < size; ++i, patch.next(rows, columns), at += kDepth) {
-      const float* image =
-          static_cast<const float*>(x) + static_cast<size_t>(patch.image) * s.ih * s.iw * s.ic;
-      for (int parity = 0; parity < 4; ++parity) {
-        const int top = 4 * patch.y + parity / 2 - s.pad_top, left = 4 * patch.x + parity % 2 - s.pad_left;
-        gather_nine(Neighbours(image, s.ih, s.iw, s.ic, s.padding, top, left, 2), s.ic, apart, row,
-                    at + static_cast<size_t>(parity) * parity_depth(s) * size);
+    each_row(first, size, rows, columns, [&](Position patch, int, int count) {
+      for (; count > 0; --count, ++patch.x, at += kDepth) {
+        const float* image =
+            static_cast<const float*>(x) + static_cast<size_t>(patch.image) * s.ih * s.iw * s.ic;
+        for (int parity = 0; parity < 4; ++parity) {
+          const int top = 4 * patch.y + parity / 2 - s.pad_top, left = 4 * patch.x + parity % 2 - s.pad_left;
+          gather_nine(Neighbours(image, s.ih, s.iw, s.ic, s.padding, top, left, 2), s.ic, apart, row,
+                      at + static_cast<size_t>(parity) * parity_depth(s) * size);
+        }
       }
-    }
+    });
   };
   const auto finish = [&](int first, int size, int panel, const float* sums) {
-    out.with_put([&](auto put_out) {
-      Position patch(first, rows, columns);
-      for (int i = 0; i < size; ++i, patch.next(rows, columns), sums += p.width()) {
-        const size_t row = static_cast<size_t>(patch.image) * s.oh + 2 * patch.y;
-        finish_nine(p, sums, static_cast<size_t>(size) * p.width(), panel, row * s.ow + 2 * patch.x, s.ow,
-                    put_out);
-      }
+    each_row(first, size, rows, columns, [&](Position patch, int i, int count) {
+      const size_t row = static_cast<size_t>(patch.image) * s.oh + 2 * patch.y;
+      finish_nine(p, sums + i * p.width(), static_cast<size_t>(size) * p.width(), panel,
+                  row * s.ow + 2 * patch.x, s.ow, count, out);
     });
   };
   run_products(p, s.oc, packed, scratch, pool, gather, finish);

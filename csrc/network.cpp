@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "half.h"
+#include "layout.h"
 #include "methods.h"
 
 namespace edgevae {
@@ -201,30 +202,6 @@ std::vector<Shape> infer_shapes(const std::vector<Layer>& layers, Shape input, i
     shapes.push_back(input);
   }
   return shapes;
-}
-
-namespace {
-
-// Element (p, i) of one matrix to (i, p) of the other, block by block: both then stay in a few cache lines.
-template <class At>
-void each_in_blocks(int c, std::int64_t pixels, At at) {
-  constexpr int kBlock = 16;
-  for (std::int64_t p0 = 0; p0 < pixels; p0 += kBlock) {
-    const std::int64_t end = std::min(pixels, p0 + kBlock);
-    for (int i = 0; i < c; ++i) {
-      for (std::int64_t p = p0; p < end; ++p) at(p * c + i, i * pixels + p);
-    }
-  }
-}
-
-}  // namespace
-
-void to_nhwc(const float* x, int c, std::int64_t pixels, float* y) {
-  each_in_blocks(c, pixels, [=](std::int64_t nhwc, std::int64_t nchw) { y[nhwc] = x[nchw]; });
-}
-
-void to_nchw(const float* x, int c, std::int64_t pixels, float* y) {
-  each_in_blocks(c, pixels, [=](std::int64_t nhwc, std::int64_t nchw) { y[nchw] = x[nhwc]; });
 }
 
 // Walks the layers once and appends steps. An image that was flattened stays (h, w, c) in memory; `planes`

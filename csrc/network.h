@@ -139,8 +139,4 @@ class Network {
   std::array<Floats, 2> buffers_;
 };
 
-// (c, h, w) planes to (h, w, c) pixels and back.
-void to_nhwc(const float* x, int c, std::int64_t pixels, float* y);
-void to_nchw(const float* x, int c, std::int64_t pixels, float* y);
-
 }  // namespace edgevae

@@ -119,19 +119,24 @@ static inline void gather_nine(const Neighbours& near, int channels, size_t apar
   }
 }
 
-// Adds the products of one patch up and stores its four outputs. `corner` is the pixel of y00 in an image
-// `width` pixels wide; the nine sums of each channel are `apart` from each other.
+// Adds the products of `count` neighbouring patches up and stores their outputs. `corner` is the pixel of the
+// first y00 in an image `width` pixels wide; the nine sums of each channel are `apart` from each other.
 static inline void finish_nine(const Products& p, const float* sums, size_t apart, int panel, size_t corner,
-                               int width, auto put_out) {
+                               int width, int count, const Output& out) {
+  const int pixel = p.width();
   for (int v = 0; v < p.vectors; ++v, sums += kLanes) {
     const int o = panel * p.width() + v * kLanes, left = p.channels - o;
     if (left <= 0) break;
-    const auto product = [&](int j) { return load(sums + j * apart); };
-    const vf x = product(0), l = product(1), r = product(2), u = product(3), d = product(4);
-    put_out(corner, o, left, (x + l) + (u + product(5)), o);
-    put_out(corner + 1, o, left, (x - r) + (u - product(6)), o);
-    put_out(corner + width, o, left, (x + l) - (d + product(7)), o);
-    put_out(corner + width + 1, o, left, (x - r) - (d - product(8)), o);
+    const size_t below = corner + width;
+    const Places<4> places{{corner, corner + 1, below, below + 1}, 2, count, o, left, {o, o, o, o}};
+    out.put(places, [=](int i, vf* group) {
+      const auto product = [&](int j) { return load(sums + i * pixel + j * apart); };
+      const vf x = product(0), l = product(1), r = product(2), u = product(3), d = product(4);
+      group[0] = (x + l) + (u + product(5));
+      group[1] = (x - r) + (u - product(6));
+      group[2] = (x + l) - (d + product(7));
+      group[3] = (x - r) - (d - product(8));
+    });
   }
 }
 

@@ -78,20 +78,27 @@ struct Products {
   }
 };
 
-// Where a pixel lies in a batch of (h, w) images. Divisions cost as much as the gathering itself, so a tile
-// divides once and walks.
+// Where a pixel lies in a batch of (h, w) images.
 struct Position {
   int image, y, x;
-
-  Position(int pixel, int h, int w) : image(pixel / (h * w)), y(pixel / w % h), x(pixel % w) {}
-  void next(int h, int w) {
-    if (++x < w) return;
-    x = 0;
-    if (++y < h) return;
-    y = 0;
-    ++image;
-  }
 };
+
+// Calls body(position, i, count) for each row that the pixels [first, first + size) of (h, w) images touch:
+// `count` neighbours from `position` on, the i-th and so on of them all.
+template <class Body>
+void each_row(int first, int size, int h, int w, Body body) {
+  Position at{first / (h * w), first / w % h, first % w};
+  for (int i = 0; i < size;) {
+    const int count = min_of(size - i, w - at.x);
+    body(at, i, count);
+    i += count;
+    at.x = 0;
+    if (++at.y == h) {
+      at.y = 0;
+      ++at.image;
+    }
+  }
+}
 
 // `pixels` cut into the fewest tiles of at most `most`, as even as can be.
 struct Tiling {

@@ -45,32 +45,38 @@ struct Run {
 // c (P, NV * kLanes) += a packed by rows of kDepth, times a panel.
 // Quads of uint8 and their sums in int32 travel as floats, bits unchanged.
 template <int P, int NV, class W>
-void tile(Run run, const float* a, const void* weights, float* c) {
+void tile(const Run& run, const float* a, const void* weights, float* c) {
   const W* b = static_cast<const W*>(weights);
+  const char* ahead = run.ahead;
   using Vector = decltype(load_weights(b));  // of floats, or of integers
-  Vector acc[P][NV] = {};
-  for (; run.blocks > 0; --run.blocks, a += P * kDepth, b += kDepth * NV * kLanes) {
+  // Unrolled, here and where they are stored: otherwise the sums begin and end as an array in memory.
+  Vector acc[P * NV];
+  if (run.first) {
+#pragma GCC unroll 32
+    for (int i = 0; i < P * NV; ++i) acc[i] = Vector{};
+  } else {
+#pragma GCC unroll 32
+    for (int i = 0; i < P * NV; ++i) __builtin_memcpy(&acc[i], c + i * kLanes, sizeof acc[i]);
+  }
+  for (int block = 0; block < run.blocks; ++block, a += P * kDepth, b += kDepth * NV * kLanes) {
 #pragma GCC unroll 4
     for (int k = 0; k < kDepth; ++k) {
-      __builtin_prefetch(run.ahead, 0, 2);
-      run.ahead += run.stride;
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += run.stride;
       Vector w[NV];
       for (int v = 0; v < NV; ++v) w[v] = load_weights(b + (k * NV + v) * kLanes);
+#pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        for (int v = 0; v < NV; ++v) acc[p][v] = multiply_add(acc[p][v], a[p * kDepth + k], w[v]);
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) acc[p * NV + v] = multiply_add(acc[p * NV + v], a[p * kDepth + k], w[v]);
       }
     }
   }
-  for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < NV; ++v, c += kLanes) {
-      Vector before = {};
-      if (!run.first) __builtin_memcpy(&before, c, sizeof before);
-      store(c, before + acc[p][v]);
-    }
-  }
+#pragma GCC unroll 32
+  for (int i = 0; i < P * NV; ++i) store(c + i * kLanes, acc[i]);
 }
 
-using TileFn = void (*)(Run run, const float* a, const void* weights, float* c);
+using TileFn = void (*)(const Run& run, const float* a, const void* weights, float* c);
 
 template <int NV, class W, int... P>
 constexpr TileFn tile_of(int pixels, std::integer_sequence<int, P...>) {
@@ -114,22 +120,31 @@ static inline void set_weight(void* packed, size_t index, float value, WeightTyp
   }
 }
 
-// Copies `count` floats of one pixel into a packed tile of `tile_pixels` at position k; src null writes
-// `padding`. `at` points to the pixel's first row of the tile.
-static inline void put(float* at, int tile_pixels, int k, const float* src, int count, float padding) {
-  const ptrdiff_t step = static_cast<ptrdiff_t>(tile_pixels) * kDepth;
-  float* row = at + k / kDepth * step;
-  for (int lane = k % kDepth; count > 0; lane = 0, row += step) {
-    const int run = min_of(kDepth - lane, count);
-    if (run == kDepth && src != nullptr) {
-      __builtin_memcpy(row, src, kDepth * sizeof(float));
-    } else if (src != nullptr) {
-      copy_few(row + lane, src, run);
+// Copies `units` numbers of each of `count` pixels, `step` apart from `src` on, into a packed tile of
+// `tile_pixels` at position k; src null writes `padding`. `at` points to the first pixel's first row of the
+// tile.
+static inline void put(float* at, int tile_pixels, int k, const float* src, ptrdiff_t step, int count,
+                       int units, float padding) {
+  const ptrdiff_t next_row = static_cast<ptrdiff_t>(tile_pixels) * kDepth;
+  float* row = at + k / kDepth * next_row;
+  if (src != nullptr && k % kDepth == 0 && units % kDepth == 0) {  // most layers: memory is read in its order
+    for (int i = 0; i < count; ++i, row += kDepth, src += step) {
+      float* to = row;
+      for (int u = 0; u < units; u += kDepth, to += next_row) {
+        __builtin_memcpy(to, src + u, kDepth * sizeof(float));
+      }
+    }
+    return;
+  }
+  for (int lane = k % kDepth; units > 0; lane = 0, row += next_row) {
+    const int run = min_of(kDepth - lane, units);
+    if (src != nullptr) {
+      for (int i = 0; i < count; ++i) copy_few(row + lane + i * kDepth, src + i * step, run);
     } else {
-      for (int i = 0; i < run; ++i) __builtin_memcpy(row + lane + i, &padding, sizeof padding);
+      for (int i = 0; i < count; ++i) fill_few(row + lane + i * kDepth, padding, run);
     }
     if (src != nullptr) src += run;
-    count -= run;
+    units -= run;
   }
 }
 
@@ -160,52 +175,82 @@ static inline vf activate(vf x, Activation act) {
   return x;
 }
 
+// Pixels of the output that follow each other `step` apart, and up to kLanes of their channels. Sums often
+// come in groups of N, each for a pixel of its own.
+template <int N>
+struct Places {
+  size_t first[N];
+  int step, count;
+  int channel, left;  // channels [channel, channel + left), at most kLanes of them
+  int scale[N];       // the number of their first scale
+};
+
 // Where a kernel's results go: pixels of `channels`, in float32 or uint8.
 struct Output {
   const Epilogue& epilogue;
   void* y;
   int channels;
 
-  // Calls body with a function put(pixel, o, left, sums, scale) that finishes the sums of channels [o, o +
-  // left), at most kLanes, of a pixel; their scales begin at number `scale`. What the epilogue asks for is
-  // found out here, not for every vector.
-  template <class Body>
-  void with_put(Body body) const {
+  // Finishes and stores the sums of `places`; sums(i, to) writes the N vectors of group i. What the epilogue
+  // asks for is found out once.
+  template <int N, class Sums>
+  void put(const Places<N>& places, Sums sums) const {
     const ActivationKind kind = epilogue.act.kind;
     if (kind == ActivationKind::kLeakyRelu || kind == ActivationKind::kNone) {
-      with_put<true>(body);
+      put_scaled<true>(places, sums);
     } else {
-      with_put<false>(body);
+      put_scaled<false>(places, sums);
     }
   }
 
  private:
-  template <bool Leaky, class Body>
-  void with_put(Body body) const {
-    const auto with_put_as = [&]<bool Scaled, bool Quantized>() {
-      const Epilogue e = epilogue;
-      const float slope = e.act.kind == ActivationKind::kNone ? 1.0f : e.act.slope;
-      void* const to = y;
-      const int stride = Quantized ? round_up(channels, 4) : channels;
-      body([=](size_t pixel, int o, int left, vf sums, int scale) {
-        if (Scaled) sums *= load_first(e.scale + scale, left);
-        sums += load_first(e.bias + o, left);
-        const vf value = Leaky ? (sums < 0.0f ? sums * slope : sums) : activate(sums, e.act);
-        if (Quantized) {
-          const vi q = quantize(value * load_first(e.inverse_scale + o, left), e.zero);
-          store_bytes(static_cast<uint8_t*>(to) + pixel * stride + o, q, left);
-        } else {
-          store_first(static_cast<float*>(to) + pixel * stride + o, value, left);
-        }
-      });
-    };
-    const bool quantized = epilogue.inverse_scale != nullptr;
+  template <bool Leaky, int N, class Sums>
+  void put_scaled(const Places<N>& places, Sums sums) const {
     if (epilogue.scale == nullptr) {
-      quantized ? with_put_as.template operator()<false, true>()
-                : with_put_as.template operator()<false, false>();
+      put_quantized<Leaky, false>(places, sums);
     } else {
-      quantized ? with_put_as.template operator()<true, true>()
-                : with_put_as.template operator()<true, false>();
+      put_quantized<Leaky, true>(places, sums);
+    }
+  }
+
+  template <bool Leaky, bool Scaled, int N, class Sums>
+  void put_quantized(const Places<N>& places, Sums sums) const {
+    const int left = places.left;
+    if (epilogue.inverse_scale != nullptr) {
+      const vf inverse = load_first(epilogue.inverse_scale + places.channel, left);
+      const int zero = epilogue.zero;
+      put_all<Leaky, Scaled, uint8_t>(places, sums, round_up(channels, 4), [=](uint8_t* to, vf value) {
+        store_bytes(to, quantize(value * inverse, zero), left);
+      });
+    } else if (left >= kLanes) {
+      put_all<Leaky, Scaled, float>(places, sums, channels, [](float* to, vf value) { store(to, value); });
+    } else {
+      put_all<Leaky, Scaled, float>(places, sums, channels,
+                                    [=](float* to, vf value) { store_first(to, value, left); });
+    }
+  }
+
+  // Not inlined, so that what the loop needs stays in registers.
+  template <bool Leaky, bool Scaled, class T, int N, class Sums, class Store>
+  __attribute__((noinline)) void put_all(const Places<N>& places, Sums sums, int pixel_stride,
+                                         Store store_value) const {
+    const Activation act = epilogue.act;
+    const float slope = act.kind == ActivationKind::kNone ? 1.0f : act.slope;
+    const vf bias = load_first(epilogue.bias + places.channel, places.left);
+    vf scale[N];
+    T* to[N];
+    for (int n = 0; n < N; ++n) {
+      scale[n] = Scaled ? load_first(epilogue.scale + places.scale[n], places.left) : vf{};
+      to[n] = static_cast<T*>(y) + places.first[n] * pixel_stride + places.channel;
+    }
+    const ptrdiff_t apart = static_cast<ptrdiff_t>(places.step) * pixel_stride;
+    for (int i = 0; i < places.count; ++i) {
+      vf group[N];
+      sums(i, group);
+      for (int n = 0; n < N; ++n) {
+        const vf sum = Scaled ? group[n] * scale[n] + bias : group[n] + bias;
+        store_value(to[n] + i * apart, Leaky ? (sum < 0.0f ? sum * slope : sum) : activate(sum, act));
+      }
     }
   }
 };

@@ -122,11 +122,8 @@ void make_columns(const Products& p, const UpsampleConvShape& s, const float* x,
   const int columns = p.panels() * p.width(), ic = units(s);
   for (int t = 0; t < tiling.tiles; ++t) {
     const int size = tiling.size(t);
-    for (int i = 0; i < size; ++i) {
-      float* at = gathered + i * kDepth;
-      put(at, size, 0, x + static_cast<size_t>(tiling.begin(t) + i) * ic, ic, 0.0f);
-      put(at, size, ic, nullptr, p.gathered - ic, 0.0f);
-    }
+    put(gathered, size, 0, x + static_cast<size_t>(tiling.begin(t)) * ic, ic, size, ic, 0.0f);
+    put(gathered, size, ic, nullptr, 0, size, p.gathered - ic, 0.0f);
     if (in_quads(s)) shift_quads(gathered, static_cast<size_t>(size) * p.gathered);
     const auto multiply = tile_for(size, p.vectors, p.type);
     for (int panel = 0; panel < p.panels(); ++panel) {
@@ -192,9 +189,10 @@ void finish_row(const UpsampleConvShape& s, const float* const* rows, int column
     for (int i = 0; i < kNumbers; ++i) values[i] = static_cast<float>(patch[i]);
     const size_t pixels[4] = {top + 2 * j, top + 2 * j + 1, bottom + 2 * j, bottom + 2 * j + 1};
     if (out.epilogue.inverse_scale != nullptr) {
-      out.with_put([&](auto put_out) {
-        for (int phase = 0; phase < 4; ++phase)
-          put_out(pixels[phase], 0, OC, load_first(values + phase * OC, OC), phase * OC);
+      const Places<4> places{
+          {pixels[0], pixels[1], pixels[2], pixels[3]}, 0, 1, 0, OC, {0, OC, 2 * OC, 3 * OC}};
+      out.put(places, [&](int, vf* group) {
+        for (int phase = 0; phase < 4; ++phase) group[phase] = load_first(values + phase * OC, OC);
       });
       continue;
     }
@@ -239,6 +237,24 @@ void run_columns(const UpsampleConvShape& s, const float* x, const void* packed,
   });
 }
 
+// As finish_nine, of sums that are the four outputs already.
+void finish_phases(const Products& p, const float* sums, const int32_t* zero_sums, size_t apart, int panel,
+                   size_t corner, int width, int count, const Output& out) {
+  const int pixel = p.width(), oc = p.channels;
+  const WeightType type = p.type;
+  for (int v = 0; v < p.vectors; ++v, sums += kLanes, zero_sums += kLanes) {
+    const int o = panel * p.width() + v * kLanes;
+    if (o >= oc) break;
+    const size_t below = corner + width;
+    const Places<4> places{{corner, corner + 1, below, below + 1}, 2, count, o, oc - o,
+                           {o, oc + o, 2 * oc + o, 3 * oc + o}};
+    out.put(places, [=](int i, vf* group) {
+      for (int phase = 0; phase < 4; ++phase)
+        group[phase] = finished(sums + phase * apart + i * pixel, zero_sums + phase * pixel, type);
+    });
+  }
+}
+
 void run(const UpsampleConvShape& s, const void* input, const void* packed, const Epilogue& epilogue, void* y,
          Scratch scratch, Pool& pool) {
   const auto* x = static_cast<const float*>(input);
@@ -253,40 +269,31 @@ void run(const UpsampleConvShape& s, const void* input, const void* packed, cons
   const float zero = zero_padding(s.weights, s.input_zero);
   const auto gather = [&](int first, int size, float* at) {
     const size_t row = static_cast<size_t>(size) * kDepth, apart = static_cast<size_t>(size) * k;
-    Position pixel(first, s.ih, s.iw);
-    for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), at += kDepth) {
+    each_row(first, size, s.ih, s.iw, [&](Position pixel, int, int count) {
       const float* image = x + static_cast<size_t>(pixel.image) * s.ih * s.iw * ic;
-      const Neighbours near(image, s.ih, s.iw, ic, s.padding, pixel.y - 1, pixel.x - 1, 1);
-      if (!s.phases) {
-        gather_nine(near, ic, apart, row, at);
-        continue;
+      for (; count > 0; --count, ++pixel.x, at += kDepth) {
+        const Neighbours near(image, s.ih, s.iw, ic, s.padding, pixel.y - 1, pixel.x - 1, 1);
+        if (!s.phases) {
+          gather_nine(near, ic, apart, row, at);
+          continue;
+        }
+        for (int tap = 0; tap < 9; ++tap) {
+          put(at + tap * apart, size, 0, near.at[tap / 3][tap % 3], 0, 1, ic, zero);
+          put(at + tap * apart, size, ic, nullptr, 0, 1, k - ic, 0.0f);
+        }
       }
-      for (int tap = 0; tap < 9; ++tap) {
-        put(at + tap * apart, size, 0, near.at[tap / 3][tap % 3], ic, zero);
-        put(at + tap * apart, size, ic, nullptr, k - ic, 0.0f);
-      }
-    }
+    });
   };
   const auto finish = [&](int first, int size, int panel, const float* sums) {
     const int32_t* zero_sums = p.zero_sums(packed) + panel * p.count * p.width();
     const size_t apart = static_cast<size_t>(size) * p.width();
-    out.with_put([&](auto put_out) {
-      Position pixel(first, s.ih, s.iw);
-      for (int i = 0; i < size; ++i, pixel.next(s.ih, s.iw), sums += p.width()) {
-        const size_t corner = (2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y) * s.iw + pixel.x) * 2;
-        if (!s.phases) {
-          finish_nine(p, sums, apart, panel, corner, 2 * s.iw, put_out);
-          continue;
-        }
-        for (int v = 0; v < p.vectors; ++v) {
-          const int o = panel * p.width() + v * kLanes;
-          if (o >= s.oc) break;
-          for (int phase = 0; phase < 4; ++phase) {
-            const int32_t* zeros = zero_sums + phase * p.width() + v * kLanes;
-            put_out(corner + phase / 2 * 2 * s.iw + phase % 2, o, s.oc - o,
-                    finished(sums + phase * apart + v * kLanes, zeros, p.type), phase * s.oc + o);
-          }
-        }
+    each_row(first, size, s.ih, s.iw, [&](Position pixel, int i, int count) {
+      const size_t corner = (2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y) * s.iw + pixel.x) * 2;
+      const float* from = sums + i * p.width();
+      if (s.phases) {
+        finish_phases(p, from, zero_sums, apart, panel, corner, 2 * s.iw, count, out);
+      } else {
+        finish_nine(p, from, apart, panel, corner, 2 * s.iw, count, out);
       }
     });
   };

@@ -212,6 +212,19 @@ static inline void copy_few(float* to, const float* from, int n) {
 #endif
 }
 
+// Writes the bits of `value` n times, at most 16. As a plain loop this becomes a call of memset.
+static inline void fill_few(float* to, float value, int n) {
+  int32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+#if defined(EDGEVAE_LANES_avx512)
+  _mm512_mask_storeu_epi32(to, (__mmask16)(0xffffu >> (16 - n)), _mm512_set1_epi32(bits));
+#else
+  typedef int32_t four __attribute__((vector_size(16), aligned(4), may_alias));
+  for (; n >= 4; n -= 4, to += 4) *(four*)to = bits - four{};
+  for (int i = 0; i < n; ++i) __builtin_memcpy(to + i, &bits, sizeof bits);
+#endif
+}
+
 // The first n lanes, 0 to 255 each, as bytes.
 static inline void store_bytes(uint8_t* p, vi v, int n) {
 #if defined(EDGEVAE_LANES_avx512)
