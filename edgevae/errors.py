@@ -31,6 +31,10 @@ class RecordError(EdgevaeError):
     """A record, picture folder or report that cannot be written or read back."""
 
 
+class RowError(RecordError):
+    """One row that a record cannot hold; the rows after it can be written."""
+
+
 class ExportError(EdgevaeError):
     """A module that cannot be expressed in the model file, or an export that fails its parity check."""
 
