@@ -18,7 +18,8 @@ from .base import Source
 from .opencv_quiet import load_cv2
 
 _URL = re.compile(r"^(https?|rtsps?)://", re.IGNORECASE)
-_GIVE_UP_S = 3.0  # without a frame for so long, a device counts as gone
+_GIVE_UP_S = 3.0  # without a frame for so long, a device counts as gone,
+_GIVE_UP_READS = 30  # or after so many reads in a row that failed, which an unplugged one does at once
 _JOIN_S = 4.0
 
 
@@ -165,7 +166,7 @@ class CameraSource(Source):
                 capture.release()
 
     def _read_all(self, capture: Any) -> None:
-        count = 0
+        count = failed = 0
         last_ns = time.monotonic_ns()
         while not self._stopping:
             ok, bgr = capture.read()
@@ -176,14 +177,16 @@ class CameraSource(Source):
                     self._wake.notify_all()
                 return
             if not ok:
-                if (arrival_ns - last_ns) * 1e-9 > _GIVE_UP_S or not capture.isOpened():
+                failed += 1
+                lull_s = (arrival_ns - last_ns) * 1e-9
+                if lull_s > _GIVE_UP_S or failed >= _GIVE_UP_READS or not capture.isOpened():
                     with self._wake:
                         self._failure = "it stopped giving frames"
                         self._wake.notify_all()
                     return
                 time.sleep(0.01)
                 continue
-            last_ns = arrival_ns
+            failed, last_ns = 0, arrival_ns
             stamp_ns = self._stamp(capture)
             with self._wake:
                 if not self.live:
