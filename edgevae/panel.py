@@ -7,13 +7,12 @@ import os
 import sys
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from .stats import STAGES, Stats
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _BAR_WIDTH = 16
+_FIGURES = ("p50", "p95", "p99", "max")
+_HEAD = f"{'ms':<14}" + "".join(f"{name:>9}" for name in _FIGURES)
 
 
 class Display(abc.ABC):
@@ -75,6 +76,10 @@ class Quiet(Display):
 class Lines(Display):
     """One plain line a second."""
 
+    def __init__(self, stats: Stats, stop: Stop, file: TextIO) -> None:
+        super().__init__(stats, stop)
+        self._file = file
+
     def draw(self) -> None:
         stages = self.stats.stages()
         times = "".join(
@@ -82,9 +87,11 @@ class Lines(Display):
             for stage in ("encode", "end_to_end")
             if stage in stages
         )
+        troubles = "".join(f"  {trouble}" for trouble in _troubles(self.stats))
         print(
             f"{self.stats.seconds:7.1f} s  {self.stats.encoded} frames  {self.stats.fps_now:.1f} fps{times}  "
-            f"dropped {self.stats.dropped}  skipped {self.stats.skipped}",
+            f"dropped {self.stats.dropped}  skipped {self.stats.skipped}{troubles}",
+            file=self._file,
             flush=True,
         )
 
@@ -112,6 +119,7 @@ class LivePanel(Display):
         """The panel as it stands."""
         stats = self.stats
         minutes, seconds = divmod(int(stats.seconds), 60)
+        recoveries = stats.source_counts().get("recoveries", 0)
         counts = Text.assemble(
             (f"{stats.fps_now:.1f} fps", "bold green"),
             f"   {stats.encoded} frames",
@@ -120,10 +128,11 @@ class LivePanel(Display):
             ("   skipped ", "dim"),
             (str(stats.skipped), "red" if stats.skipped else ""),
             *([(f"   not recorded {stats.not_recorded}", "red")] if stats.not_recorded else []),
+            *([("   found again ", "dim"), (f"{recoveries:.0f}", "")] if recoveries else []),
             (f"   {minutes}:{seconds:02d}", "dim"),
         )
         parts: list[RenderableType] = [Text(self._title, overflow="ellipsis", no_wrap=True), counts, Text()]
-        parts.append(stage_table(stats))
+        parts.append(stage_lines(stats))
         recent = stats.recent_ms()
         if recent:
             parts += [
@@ -132,8 +141,8 @@ class LivePanel(Display):
                     ("end to end  ", "dim"), (sparkline(recent), "cyan"), (f"  {recent[-1]:.1f} ms", "")
                 ),
             ]
-        if stats.last_skip:
-            parts.append(Text(f"skipped: {stats.last_skip}", style="red", overflow="ellipsis", no_wrap=True))
+        for trouble in [*_troubles(stats), *([f"skipped: {stats.last_skip}"] if stats.last_skip else [])]:
+            parts.append(Text(trouble, style="red", overflow="ellipsis", no_wrap=True))
         return Panel(Group(*parts), title="edgevae", title_align="left", expand=False, border_style="dim")
 
 
@@ -169,22 +178,37 @@ class ProgressBar(Display):
             self._bar.stop()
 
 
-def stage_table(stats: Stats) -> Table:
-    """Each stage's percentiles in ms, its p50 also as a bar relative to the slowest stage."""
+def _troubles(stats: Stats) -> list[str]:
+    """What is out of order at this moment: the source, or sinks."""
+    lost = [f"source lost for {stats.source_lost_s:.0f} s: {stats.source_lost}"] if stats.source_lost else []
+    return lost + [
+        f"{sink.name} fails for {sink.failing_s:.0f} s, {sink.lost} rows lost: {sink.failing}"
+        for sink in stats.sinks
+        if sink.failing
+    ]
+
+
+def stage_lines(stats: Stats) -> Text:
+    """Each stage's percentiles in ms, its p50 also as a bar relative to the slowest stage.
+
+    Plain text: a table of rich costs three times the rest of the panel, four times a second.
+    """
     stages = stats.stages()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("ms", style="dim")
-    for name in ("p50", "p95", "p99", "max"):
-        table.add_column(name, justify="right", header_style="dim")
-    table.add_column("", width=_BAR_WIDTH)
     longest_ms = max((stage["p50"] for stage in stages.values()), default=0.0)
+    lines: list[str | tuple[str, str]] = [(_HEAD, "dim")]
     for name in STAGES:
         if name in stages:
-            stage = stages[name]
-            length = round(_BAR_WIDTH * stage["p50"] / longest_ms) if longest_ms > 0 else 0
-            figures = (f"{stage[key]:.2f}" for key in ("p50", "p95", "p99", "max"))
-            table.add_row(name.replace("_", " "), *figures, Text("█" * length, style="cyan"))
-    return table
+            length = round(_BAR_WIDTH * stages[name]["p50"] / longest_ms) if longest_ms > 0 else 0
+            lines += [
+                f"\n{_stage_line(name, stages[name])}  ",
+                ("█" * length, "cyan"),
+                " " * (_BAR_WIDTH - length),
+            ]
+    return Text.assemble(*lines, no_wrap=True)
+
+
+def _stage_line(name: str, stage: dict[str, float]) -> str:
+    return f"{name.replace('_', ' '):<14}" + "".join(f"{stage[key]:9.2f}" for key in _FIGURES)
 
 
 def sparkline(values: list[float]) -> str:
@@ -196,14 +220,21 @@ def sparkline(values: list[float]) -> str:
 
 
 def choose_display(
-    stats: Stats, stop: Stop, *, title: str, quiet: bool, progress: bool = False, length: int | None = None
+    stats: Stats,
+    stop: Stop,
+    *,
+    title: str,
+    quiet: bool,
+    progress: bool = False,
+    length: int | None = None,
+    on_stderr: bool = False,
 ) -> Display:
-    """The display for standard output as it is: terminal or not."""
-    console = Console()
+    """The display for standard output, or standard error, as it is: terminal or not."""
+    console = Console(stderr=on_stderr)
     if quiet:
         return Quiet(stats, stop)
     if not console.is_terminal or os.environ.get("TERM") == "dumb":
-        return Lines(stats, stop)
+        return Lines(stats, stop, sys.stderr if on_stderr else sys.stdout)
     if progress:
         return ProgressBar(stats, stop, console, length)
     return LivePanel(stats, stop, console, title)
@@ -218,23 +249,27 @@ def summary(stats: Stats, wrote: list[str]) -> str:
     lines = [head]
     stages = stats.stages()
     if stages:
-        lines.append(f"{'ms':<14}" + "".join(f"{name:>9}" for name in ("p50", "p95", "p99", "max")))
-        for name in STAGES:
-            if name in stages:
-                figures = "".join(f"{stages[name][key]:9.2f}" for key in ("p50", "p95", "p99", "max"))
-                lines.append(f"{name.replace('_', ' '):<14}{figures}")
-    if stats.not_recorded:
-        lines.append(f"{stats.not_recorded} frames were encoded but not written: writing them takes too long")
+        lines += [_HEAD, *(_stage_line(name, stages[name]) for name in STAGES if name in stages)]
+    recoveries = stats.source_counts().get("recoveries", 0)
+    if recoveries:
+        lost_s = stats.source_counts().get("lost_seconds", 0)
+        lines.append(f"the source was lost and found again {recoveries:.0f} times, {lost_s:.1f} s in all")
+    for sink in stats.sinks:
+        if sink.behind:
+            lines.append(f"{sink.behind} frames were not written to {sink.name}: writing them takes too long")
+        if sink.lost:
+            lines.append(f"{sink.lost} frames were lost to {sink.name}: it failed")
     if stats.last_skip:
         lines.append(f"last skipped frame: {stats.last_skip}")
     lines += [f"wrote {what}" for what in wrote]
     return "\n".join(lines)
 
 
-def print_summary(stats: Stats, wrote: list[str]) -> None:
+def print_summary(stats: Stats, wrote: list[str], *, on_stderr: bool = False) -> None:
     """Print ``summary`` unless nobody listens any more."""
+    file = sys.stderr if on_stderr else sys.stdout
     try:
-        print(summary(stats, wrote), flush=True)
+        print(summary(stats, wrote), file=file, flush=True)
     except BrokenPipeError:
         # Python flushes once more at exit and would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

@@ -11,7 +11,9 @@ import datetime
 import math
 import threading
 import time
+from array import array
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ STAGES = ("capture_wait", "pair", "preprocess", "encode", "decode", "sink", "end
 - ``preprocess``: resizing and packing into the network's input.
 - ``encode``: the network, to the latent.
 - ``decode``: the network back to colour and depth; only when pictures are written.
-- ``sink``: writing one frame's record and pictures, in the sinks' own thread.
+- ``sink``: one sink wrote one frame's row, in the sink's own thread.
 - ``end_to_end``: from the frame's arrival in this process, or from its time of exposure where a live source
   stamps frames with the host's clock, until its latent exists.
 """
@@ -41,7 +43,7 @@ class Histogram:
     """Counts of durations in logarithmic bins; see the module's first lines for its precision."""
 
     def __init__(self) -> None:
-        self._counts = [0] * _BINS
+        self._counts = array("q", [0]) * _BINS  # as quick to count in as a list, and numpy reads it as it is
         self.count = 0
         self.total_ms = 0.0
         self.min_ms = math.inf
@@ -58,22 +60,76 @@ class Histogram:
 
     def percentile(self, percent: float) -> float:
         """The value below or at which ``percent`` of the durations lie (nearest rank), in ms; 0 if empty."""
+        return self._percentiles(percent)[0]
+
+    def _percentiles(self, *percents: float) -> list[float]:
         if self.count == 0:
-            return 0.0
-        rank = max(1, math.ceil(self.count * percent / 100))
-        place = int(np.searchsorted(np.cumsum(self._counts), rank))
-        middle_ms = _LOWEST_MS * math.exp((place + 0.5) * _LOG_STEP)
-        return min(max(middle_ms, self.min_ms), self.max_ms)
+            return [0.0] * len(percents)
+        ranks = [max(1, math.ceil(self.count * percent / 100)) for percent in percents]
+        places = np.searchsorted(np.cumsum(self._counts), ranks)
+        middles_ms = _LOWEST_MS * np.exp((places + 0.5) * _LOG_STEP)
+        return [min(max(float(ms), self.min_ms), self.max_ms) for ms in middles_ms]
 
     def summary(self) -> dict[str, float]:
         """``count``, ``mean``, ``p50``, ``p95``, ``p99`` and ``max``, in milliseconds."""
+        p50, p95, p99 = self._percentiles(50, 95, 99)
+        mean = self.total_ms / self.count if self.count else 0.0
+        return {"count": self.count, "mean": mean, "p50": p50, "p95": p95, "p99": p99, "max": self.max_ms}
+
+
+class SinkStats:
+    """What became of the rows of one sink.
+
+    Attributes:
+        name: what it writes.
+        rows: rows it has written.
+        behind: rows of a live source that found its queue full.
+        lost: rows it could not take because it failed.
+        failures: how often it failed.
+        failing: the sentence of the failure that lasts, empty while the sink works.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._lock = threading.Lock()
+        self._times = Histogram()
+        self._failing_since_s = 0.0
+        self.name = name
+        self.rows = self.behind = self.lost = self.failures = 0
+        self.failing = ""
+
+    @property
+    def failing_s(self) -> float:
+        """For how long it has been failing; 0 while it works."""
+        return time.monotonic() - self._failing_since_s if self.failing else 0.0
+
+    def time(self, ms: float) -> None:
+        """Count how long one row took."""
+        with self._lock:
+            self._times.add(ms)
+
+    def fails(self, sentence: str) -> None:
+        """It failed, or could not be opened again."""
+        if not self.failing:
+            self._failing_since_s = time.monotonic()
+            self.failures += 1
+        self.failing = sentence or "it failed"
+
+    def works(self) -> None:
+        """Rows are written again."""
+        self.failing = ""
+
+    def report(self) -> dict[str, Any]:
+        """The sink's part of the document that ``--stats`` writes."""
+        with self._lock:
+            times = self._times.summary()
         return {
-            "count": self.count,
-            "mean": self.total_ms / self.count if self.count else 0.0,
-            "p50": self.percentile(50),
-            "p95": self.percentile(95),
-            "p99": self.percentile(99),
-            "max": self.max_ms,
+            "name": self.name,
+            "rows": self.rows,
+            "behind": self.behind,
+            "lost": self.lost,
+            "failures": self.failures,
+            "failing": self.failing or None,
+            "write_ms": {key: round(value, 4) for key, value in times.items()},
         }
 
 
@@ -86,32 +142,60 @@ class Stats:
         encoded: frames that became a latent.
         dropped: frames of a live source that arrived while the loop was busy and were replaced by newer ones.
         skipped: frames that were corrupt or of the wrong kind.
-        not_recorded: frames of a live source that were encoded but found the sinks' queue full.
+        warm_up: frames that were encoded before counting began; no other counter knows them.
         last_skip: why the last skipped frame was skipped.
+        source_lost: why the source gives nothing at the moment, empty while it does.
+        source_counts: gives what the source counts beside frames, see Source.counts.
+        sinks: what became of the rows, sink by sink.
         stopped_by: "frames", "seconds", "end of source", "SIGINT", "SIGTERM", "error", ... once stopped.
         error: the sentence of the error that ended the run, if one did.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stages = {stage: Histogram() for stage in STAGES}
-        self._started = datetime.datetime.now(datetime.timezone.utc)
-        self._began_s = time.monotonic()
-        self._ended_s: float | None = None
-        self._first_s = self._last_s = 0.0
-        self._recent_s: deque[float] = deque(maxlen=_RECENT)
-        self._recent_ms: deque[float] = deque(maxlen=_RECENT)
-        self.encoded = 0
-        self.dropped = 0
-        self.skipped = 0
-        self.not_recorded = 0
-        self.last_skip = ""
+        self._lost_since_s = 0.0
+        self.warm_up = 0
+        self.source_lost = ""
+        self.source_counts: Callable[[], Mapping[str, float]] = dict
+        self.sinks: list[SinkStats] = []
         self.stopped_by = ""
         self.error = ""
+        self.begin()
+
+    def begin(self) -> None:
+        """Count frames and times from here on; what was counted is forgotten."""
+        with self._lock:
+            self._stages = {stage: Histogram() for stage in STAGES}
+            self._started = datetime.datetime.now(datetime.timezone.utc)
+            self._began_s = time.monotonic()
+            self._ended_s: float | None = None
+            self._first_s = self._last_s = 0.0
+            self._recent_s: deque[float] = deque(maxlen=_RECENT)
+            self._recent_ms: deque[float] = deque(maxlen=_RECENT)
+            self.encoded = 0
+            self.dropped = 0
+            self.skipped = 0
+            self.last_skip = ""
 
     @property
     def frames_in(self) -> int:
         return self.encoded + self.dropped + self.skipped
+
+    @property
+    def not_recorded(self) -> int:
+        """Rows that a sink did not take, all sinks together."""
+        return sum(sink.behind + sink.lost for sink in self.sinks)
+
+    @property
+    def source_lost_s(self) -> float:
+        """For how long the source has been lost; 0 while it gives frames."""
+        return time.monotonic() - self._lost_since_s if self.source_lost else 0.0
+
+    def source_changed(self, lost: str) -> None:
+        """The source was lost, and why; or it gives frames again (an empty string)."""
+        if lost and not self.source_lost:
+            self._lost_since_s = time.monotonic()
+        self.source_lost = lost
 
     def time(self, stage: str, ms: float) -> None:
         """Count one duration of ``stage`` (one of STAGES)."""
@@ -196,6 +280,9 @@ class Stats:
                 "skipped": self.skipped,
                 "not_recorded": self.not_recorded,
             },
+            "warm_up": self.warm_up,
+            "source_state": {"lost": self.source_lost or None, **self.source_counts()},
+            "sinks": [sink.report() for sink in self.sinks],
             "last_skip": self.last_skip or None,
             "fps": round(self.fps, 3),
             "stages_ms": {

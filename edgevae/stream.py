@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .capture import STALL_TIMEOUT_S, Capture, EndOfSource, stalled
-from .errors import EdgevaeError, FrameError, SourceError
+from .errors import EdgevaeError, FrameError, SourceError, SourceLost
 from .frame import Frame
 from .sinks.base import Row, RunInfo, Sink
 from .sinks.writer import Writer
@@ -34,16 +35,21 @@ def run(
     *,
     max_frames: int | None = None,
     max_seconds: float | None = None,
+    max_fps: float | None = None,
+    warm_up: int = 0,
     every_frame: bool | None = None,
     timeout_s: float = 5.0,
     stats: Stats | None = None,
     stop: Stop | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Stats:
     """Encode the frames of ``source`` until it ends, a limit is reached or ``stop`` is requested.
 
-    The source is read in one thread, the sinks are fed in another; encoding runs here. A file source gives
-    every frame, and waits for slow sinks. A live source gives its newest frame: what arrives while the loop
-    is busy is counted as dropped, what the sinks cannot take as not recorded, and nothing waits.
+    The source is read in one thread, each sink is fed in one of its own; encoding runs here. A file source
+    gives every frame, and waits for slow sinks. A live source gives its newest frame: what arrives while the
+    loop is busy is counted as dropped, what a sink cannot take as not recorded, and nothing waits.
+
+    A source that is lost (SourceLost) is waited for. A sink that fails is tried again while the others go on.
 
     Args:
         source: where frames come from; it is closed at the end.
@@ -51,10 +57,14 @@ def run(
         sinks: where latents and pictures go; they are opened and closed here.
         max_frames: stop after this many latents.
         max_seconds: stop after this time.
+        max_fps: encode no more frames a second than this. Frames of a file wait for their turn; of a live
+            source, those that come too soon are dropped.
+        warm_up: encode this many frames first that are not counted, timed or recorded.
         every_frame: encode and record every frame, also of a live source; None: of file sources only.
         timeout_s: how long the source may take for one frame.
         stats: filled as the run goes, for a display to read; None makes one.
         stop: ends the run from outside, see Stop.
+        tell: takes a sentence when the source or a sink fails, and when it is back.
 
     Returns:
         The statistics of the run.
@@ -62,30 +72,38 @@ def run(
     Raises:
         SourceError: the source failed, stalled, or gave no frame at all.
         FrameError: BAD_FRAMES_IN_A_ROW frames in a row, or all frames, were unusable.
-        RecordError: a sink failed. In each case what came before is written and closed.
+        RecordError: a sink could not be opened, none can be written, or one has lost rows by a failure. In
+            each case what came before is written and closed.
     """
     stats = Stats() if stats is None else stats
     stop = Stop() if stop is None else stop
     every = not source.live if every_frame is None else every_frame
+    stats.source_counts = source.counts
+    info = RunInfo(source.name, source.live, model.spec)
+
+    def say(sentence: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            tell(sentence)
+
     try:
-        with Capture(source, every_frame=every, timeout_s=timeout_s) as capture:
-            for sink in sinks:
-                sink.open(RunInfo(source.name, source.live, model.spec))
-            with Writer(sinks, stats) as writer:
-                for frame in _frames(capture, source, stats, stop, max_frames, max_seconds):
-                    try:
-                        encoded = model.encode_frame(frame)
-                    except FrameError as error:
-                        stats.frame_skipped(str(error))
-                        continue
-                    stats.frame_encoded(
-                        encoded.preprocess_ms, encoded.encode_ms, _latency_ms(frame, source.live)
-                    )
-                    if sinks and (every or writer.has_room()):
-                        decoded = _decode(model, encoded.latent, stats) if writer.needs_pictures else None
-                        writer.put(Row.of(frame, encoded.latent, decoded))
-                    elif sinks:
-                        stats.not_recorded += 1
+        with (
+            Capture(source, every_frame=every, timeout_s=timeout_s, max_fps=max_fps) as capture,
+            Writer(sinks, info, stats, wait=every, stop=stop, tell=say) as writer,
+        ):
+            frames = _Frames(source, capture, writer, stats, stop, say)
+            if warm_up:
+                _warm_up(frames, model, warm_up, stats)
+            for frame in frames.take(max_frames, max_seconds):
+                try:
+                    encoded = model.encode_frame(frame)
+                except FrameError as error:
+                    stats.frame_skipped(str(error))
+                    continue
+                stats.frame_encoded(encoded.preprocess_ms, encoded.encode_ms, _latency_ms(frame, source.live))
+                if sinks:
+                    pictures = writer.has_room(pictures=True)
+                    decoded = _decode(model, encoded.latent, stats) if pictures else None
+                    writer.put(Row.of(frame, encoded.latent, decoded))
         if stats.encoded == 0 and stop.reason == "end of source":
             raise _nothing_encoded(source, stats)
         stats.stop(stop.reason)
@@ -96,46 +114,97 @@ def run(
     return stats
 
 
-def _frames(
-    capture: Capture,
-    source: Source,
-    stats: Stats,
-    stop: Stop,
-    max_frames: int | None,
-    max_seconds: float | None,
-) -> Iterator[Frame]:
+class _Frames:
     """The frames to encode, until something ends the run; what has to be counted on the way is counted."""
-    began_s = waiting_s = time.monotonic()
-    encoded = bad_in_a_row_from = 0
-    while not stop.requested:
-        if max_frames is not None and stats.encoded >= max_frames:
-            stop.request("frames")
-        elif max_seconds is not None and time.monotonic() - began_s >= max_seconds:
-            stop.request("seconds")
-        else:
-            if stats.encoded > encoded:
-                encoded, bad_in_a_row_from = stats.encoded, stats.skipped
-            elif stats.skipped - bad_in_a_row_from >= BAD_FRAMES_IN_A_ROW:
-                raise FrameError(
-                    f"{BAD_FRAMES_IN_A_ROW} frames in a row were unusable; the last: {stats.last_skip}"
-                )
-            try:
-                item = capture.take(_POLL_S)
-            except EndOfSource:
-                stop.request("end of source")
-                break
-            stats.dropped = capture.dropped + source.dropped
-            now_s = time.monotonic()
-            if item is None:
-                if now_s - waiting_s > STALL_TIMEOUT_S:
-                    raise stalled(source, now_s - waiting_s)
-            elif isinstance(item, FrameError):
-                stats.frame_skipped(str(item))
-                waiting_s = now_s
+
+    def __init__(
+        self,
+        source: Source,
+        capture: Capture,
+        writer: Writer,
+        stats: Stats,
+        stop: Stop,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._source, self._capture, self._writer = source, capture, writer
+        self._stats, self._stop, self._tell = stats, stop, tell
+        self._dropped_before = 0
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self._stats.begin()
+        self._dropped_before = self._capture.dropped + self._source.dropped
+
+    def _count_dropped(self) -> None:
+        self._stats.dropped = self._capture.dropped + self._source.dropped - self._dropped_before
+
+    def take(self, max_frames: int | None = None, max_seconds: float | None = None) -> Iterator[Frame]:
+        """Frames, until one of the limits or another reason requests the end of the run.
+
+        Raises:
+            SourceError, FrameError, RecordError: as ``run`` says.
+        """
+        stats, stop = self._stats, self._stop
+        began_s = waiting_s = time.monotonic()
+        encoded, bad_in_a_row_from = stats.encoded, stats.skipped
+        while not stop.requested:
+            self._writer.check()
+            if max_frames is not None and stats.encoded >= max_frames:
+                stop.request("frames")
+            elif max_seconds is not None and time.monotonic() - began_s >= max_seconds:
+                stop.request("seconds")
             else:
-                stats.time("capture_wait", (now_s - waiting_s) * 1e3)
-                yield item
-                waiting_s = time.monotonic()
+                if stats.encoded > encoded:
+                    encoded, bad_in_a_row_from = stats.encoded, stats.skipped
+                elif stats.skipped - bad_in_a_row_from >= BAD_FRAMES_IN_A_ROW:
+                    raise FrameError(
+                        f"{BAD_FRAMES_IN_A_ROW} frames in a row were unusable; the last: {stats.last_skip}"
+                    )
+                try:
+                    item = self._capture.take(_POLL_S)
+                except EndOfSource:
+                    self._count_dropped()
+                    stop.request("end of source")
+                    break
+                self._count_dropped()
+                now_s = time.monotonic()
+                if item is None:
+                    quiet_s = now_s - max(waiting_s, self._capture.returned_s)
+                    if quiet_s > STALL_TIMEOUT_S:
+                        raise stalled(self._source, quiet_s)
+                elif isinstance(item, SourceLost):
+                    self._lost(str(item))
+                    bad_in_a_row_from = stats.skipped
+                elif isinstance(item, FrameError):
+                    stats.frame_skipped(str(item))
+                    waiting_s = now_s
+                else:
+                    if stats.source_lost:
+                        self._lost("")
+                    stats.time("capture_wait", (now_s - waiting_s) * 1e3)
+                    yield item
+                    waiting_s = time.monotonic()
+
+    def _lost(self, why: str) -> None:
+        if why:
+            self._tell(f"source lost and looked for: {why}")
+        else:
+            self._tell(f"source {self._source.name} is back, after {self._stats.source_lost_s:.1f} s.")
+        self._stats.source_changed(why)
+        self._writer.source_changed(why)
+
+
+def _warm_up(frames: _Frames, model: Model, count: int, stats: Stats) -> None:
+    """Encode ``count`` frames of which nothing is kept but their number."""
+    for frame in frames.take():
+        try:
+            model.encode_frame(frame)
+            stats.warm_up += 1
+        except FrameError as error:
+            stats.frame_skipped(str(error))
+        if stats.warm_up == count:
+            break
+    frames.begin()
 
 
 def _latency_ms(frame: Frame, live: bool) -> float:
@@ -159,6 +228,10 @@ def _nothing_encoded(source: Source, stats: Stats) -> EdgevaeError:
         return FrameError(
             f"none of the {stats.skipped} frames of {source.name} was usable; the last: {stats.last_skip}"
         )
+    if stats.warm_up:
+        return SourceError(
+            f"{source.name} ended within its warm-up, after {stats.warm_up} frames; wanted at least one more."
+        )
     return SourceError(f"{source.name} ended before its first frame; wanted at least one frame.")
 
 
@@ -171,6 +244,11 @@ class Stop:
     @property
     def requested(self) -> bool:
         return bool(self.reason)
+
+    @property
+    def by_signal(self) -> bool:
+        """Whether somebody waits for the end."""
+        return self.reason in ("SIGINT", "SIGTERM")
 
     def request(self, reason: str) -> None:
         self.reason = self.reason or reason

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +16,12 @@ from memory_source import MemorySource, corrupt, make_frame, raising
 
 import edgevae
 from edgevae import capture, stream
-from edgevae.errors import FrameError, RecordError, SourceError
+from edgevae.errors import FrameError, RecordError, RowError, SourceError, SourceLost
 from edgevae.frame import Frame
+from edgevae.latents import read_latents
 from edgevae.model import Encoded, Model
-from edgevae.sinks import Row, RunInfo, Sink, writer
+from edgevae.sinks import Row, RunInfo, Sink, open_record, writer
+from edgevae.sources.looping import LoopingSource
 from edgevae.stats import Stats
 from edgevae.stream import Stop
 
@@ -33,17 +39,23 @@ class ListSink(Sink):
         self.needs_pictures = pictures
         self.taken: list[Row] = []
         self.run: RunInfo | None = None
-        self.flushes = self.closes = 0
+        self.changes: list[tuple[int, str]] = []
+        self.flushes = self.closes = self.opens = 0
         self._delay_s, self._fail_at = delay_s, fail_at
 
     def open(self, run: RunInfo) -> None:
         self.run = run
+        self.opens += 1
+
+    def source_changed(self, lost: str) -> None:
+        self.changes.append((len(self.taken), lost))
 
     def write(self, row: Row) -> None:
         time.sleep(self._delay_s)
         if row.index == self._fail_at:
             raise RecordError("the disk is full.")
         self.taken.append(row)
+        self.rows += 1
 
     def flush(self) -> None:
         self.flushes += 1
@@ -214,13 +226,178 @@ def test_an_unforeseen_failure_of_a_source_is_not_swallowed(model: Model) -> Non
 
 
 @pytest.mark.parametrize("pictures", [False, True])
-def test_a_failing_sink_ends_the_run_and_closes_everything(model: Model, pictures: bool) -> None:
+def test_a_sink_that_fails_for_good_is_left_behind_and_named(
+    model: Model, monkeypatch: pytest.MonkeyPatch, pictures: bool
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.3)
     other, failing = ListSink(), ListSink(fail_at=3, pictures=pictures)
-    source = MemorySource(5_000)
+    failing.path = Path("z.h5")
+    source, stats, said = MemorySource(1_000), Stats(), []
+    with pytest.raises(RecordError, match=r"^the disk is full\. 997 rows are missing in z\.h5\.$"):
+        stream.run(source, model, [other, failing], stats=stats, tell=said.append)
+    assert indices(other) == list(range(1_000))  # whatever befell its neighbour
+    assert indices(failing) == [0, 1, 2]
+    assert other.closes == source.closed == 1
+    assert failing.closes == failing.opens > 2
+    assert said == ["z.h5 failed and is tried again: the disk is full."]
+    report = stats.report()["sinks"]
+    assert [(sink["rows"], sink["lost"], sink["failures"]) for sink in report] == [(1_000, 0, 0), (3, 997, 1)]
+    assert report[1]["failing"] == "the disk is full."
+
+
+def test_the_only_sink_that_fails_for_good_ends_the_run(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.3)
+    sink, stats = ListSink(fail_at=3), Stats()
     with pytest.raises(RecordError, match="the disk is full"):
-        stream.run(source, model, [other, failing])
-    assert indices(other) == [0, 1, 2, 3]
-    assert other.closes == failing.closes == source.closed == 1
+        stream.run(MemorySource(10_000_000), model, [sink], stats=stats)
+    assert indices(sink) == [0, 1, 2]
+
+
+def test_a_run_whose_sinks_never_wrote_ends_at_once(model: Model) -> None:
+    sinks = [ListSink(fail_at=0), ListSink(fail_at=0)]
+    began_s = time.monotonic()
+    with pytest.raises(RecordError, match="the disk is full"):
+        stream.run(MemorySource(10_000, live=True, interval_s=0.005), model, sinks)
+    assert time.monotonic() - began_s < writer.PATIENCE_S
+
+
+class Flaky(ListSink):
+    """Fails from row ``fail_at`` on until it has been opened ``opens_until`` times; counts rows in blocks."""
+
+    def __init__(self, fail_at: int, opens_until: int, *, block: int = 1, delay_s: float = 0.0) -> None:
+        super().__init__(delay_s=delay_s)
+        self._first_bad, self._opens_until, self._block = fail_at, opens_until, block
+        self._held: list[Row] = []
+
+    def write(self, row: Row) -> None:
+        self._held.append(row)
+        if len(self._held) >= self._block:
+            self.flush()
+
+    def flush(self) -> None:
+        held, self._held = self._held, []
+        if held and held[-1].index >= self._first_bad and self.opens < self._opens_until:
+            raise RecordError("the peer is gone.")
+        self.taken += held
+        self.rows += len(held)
+
+    def close(self) -> None:
+        super().close()
+        self.flush()
+
+
+@pytest.mark.parametrize("block", [1, 7])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_sink_that_recovers_gets_every_row_once(model: Model, live: bool, block: int) -> None:
+    other, sink, said = ListSink(), Flaky(20, 4, block=block), []
+    source = MemorySource(150, live=live, interval_s=0.01)
+    stats = stream.run(source, model, [other, sink], every_frame=True, tell=said.append)
+    assert indices(sink) == indices(other) == list(range(150))  # none twice, none missing
+    assert (stats.not_recorded, stats.sinks[1].failures) == (0, 1)
+    assert [sentence.split(",")[0] for sentence in said] == [
+        "memory failed and is tried again: the peer is gone.",
+        "memory is written again",
+    ]
+
+
+def test_rows_that_a_failing_sink_lost_are_counted_and_named(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "QUEUE_ROWS", 10)
+    other, sink, stats = ListSink(), Flaky(20, 4), Stats()
+    with pytest.raises(RecordError, match=r"the peer is gone\. [0-9]+ rows are missing in memory\.$"):
+        stream.run(
+            MemorySource(200, live=True, interval_s=0.01), model, [other, sink], stats=stats
+        )  # 0.7 s away
+    assert indices(other) == sorted(set(indices(other)))
+    assert len(other.taken) == stats.encoded
+    assert indices(sink) == sorted(set(indices(sink)))
+    assert indices(sink)[-1] == 199  # it was back in time
+    assert len(sink.taken) + stats.sinks[1].lost == stats.encoded
+    assert stats.sinks[1].lost > 10
+    assert stats.report()["sinks"][1]["failing"] is None
+
+
+def test_a_sink_that_fails_at_the_end_gets_one_more_try(model: Model) -> None:
+    sink = Flaky(9, 2, block=100)  # all ten rows go out at the end
+    stats = stream.run(MemorySource(10), model, [sink])
+    assert indices(sink) == list(range(10))
+    assert stats.sinks[0].failures == 1
+
+
+def test_a_row_that_cannot_be_written_is_left_out(model: Model) -> None:
+    class Picky(ListSink):
+        def write(self, row: Row) -> None:
+            if row.index == 5:
+                raise RowError("frame 5 has NaN.")
+            super().write(row)
+
+    sink, stats = Picky(), Stats()
+    with pytest.raises(RecordError, match=r"frame 5 has NaN\. 1 row is missing in memory\."):
+        stream.run(MemorySource(10), model, [sink], stats=stats)
+    assert indices(sink) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert (sink.opens, stats.sinks[0].lost) == (1, 1)
+
+
+def test_a_fault_in_a_sink_leaves_the_others_whole_and_is_raised(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.3)
+
+    class Faulty(ListSink):
+        def write(self, row: Row) -> None:
+            raise ZeroDivisionError("a bug")
+
+    other = ListSink()
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        stream.run(MemorySource(400), model, [Faulty(), other])
+    assert indices(other) == list(range(400))
+
+
+def test_a_hanging_sink_holds_up_neither_live_frames_nor_other_sinks(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "STALL_TIMEOUT_S", 1.0)
+    release = threading.Event()
+
+    class Hangs(ListSink):
+        def write(self, row: Row) -> None:
+            release.wait(60)
+
+    other, stats = ListSink(), Stats()
+    with pytest.raises(RecordError, match=r"nothing could be written to memory for 1 s.* rows are missing"):
+        stream.run(MemorySource(400, live=True, interval_s=0.005), model, [Hangs(), other], stats=stats)
+    release.set()
+    assert len(other.taken) == stats.encoded
+    assert stats.sinks[0].lost + stats.sinks[0].behind == stats.encoded
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+def test_latency_stays_flat_however_slow_a_sink_is(
+    model: Model, monkeypatch: pytest.MonkeyPatch, pictures: bool
+) -> None:
+    """Were rows handed over in step, or queued without bounds, the last frames would wait the longest."""
+    monkeypatch.setattr(writer, "QUEUE_ROWS", 8)
+    sink = ListSink(delay_s=0.2, pictures=pictures)
+    stats = Stats()
+    latest: list[list[float]] = []
+    source = MemorySource(400, live=True, interval_s=0.005, actions=watching(stats, latest, 100, 399))
+    stream.run(source, model, [sink], stats=stats, max_frames=350)
+    early, late = (float(np.median(ms)) for ms in latest)
+    assert late < 2 * early + 5
+    assert stats.not_recorded > 0
+
+
+def watching(stats: Stats, kept: list[list[float]], *numbers: int) -> dict[int, Callable[[], Frame]]:
+    """Actions that keep the last latencies as they stand at the frames of these numbers."""
+
+    def action(number: int) -> Frame:
+        kept.append(stats.recent_ms())
+        return make_frame(number, clock="host")
+
+    return {number: functools.partial(action, number) for number in numbers}
 
 
 def test_a_failure_while_closing_is_reported(model: Model) -> None:
@@ -312,3 +489,192 @@ def test_capture_queue_is_bounded() -> None:
         first = taking.take(1.0)
         assert isinstance(first, Frame)
         assert first.index == 0
+
+
+# Pace, rounds, warm-up -------------------------------------------------------------------------------
+
+
+def test_a_file_is_played_at_the_pace_asked_for(model: Model) -> None:
+    stats = stream.run(MemorySource(20), model, max_fps=50)
+    assert stats.encoded == 20
+    assert stats.seconds >= 19 / 50
+    assert stats.stages()["end_to_end"]["p50"] < 200  # a frame is read when it is due, not before
+
+
+def test_a_live_source_gives_fresh_frames_at_the_pace_asked_for(model: Model) -> None:
+    stats = stream.run(MemorySource(200, live=True, interval_s=0.005), model, max_fps=20)
+    assert stats.frames_in == 200
+    assert 5 <= stats.encoded <= stats.seconds * 20 + 2
+    assert stats.dropped == 200 - stats.encoded
+
+
+@pytest.mark.parametrize(
+    ("camera_hz", "fps", "wanted"), [(30, 30, 300), (30, 60, 300), (30, 10, 100), (30, 25, 250)]
+)
+def test_pace_over_ten_seconds(camera_hz: float, fps: float, wanted: int) -> None:
+    pace = capture.Pace(fps)
+    shake = np.random.default_rng(3).normal(0.0, 0.002, 300)  # 2 ms
+    frame = make_frame(0)
+    taken = 0
+    for i in range(300):
+        frame.arrival_ns = round((100.0 + i / camera_hz + shake[i]) * 1e9)
+        taken += pace.is_due(frame)
+    assert abs(taken - wanted) <= 2
+
+
+def test_a_source_of_files_begins_again(model: Model) -> None:
+    opened: list[MemorySource] = []
+
+    def open_it() -> MemorySource:
+        opened.append(MemorySource(7, actions=corrupt(3)))
+        return opened[-1]
+
+    sink = ListSink()
+    stats = stream.run(LoopingSource(open_it), model, [sink], max_frames=20)
+    assert (stats.encoded, stats.skipped) == (20, 3)
+    assert indices(sink) == [i for i in range(23) if i % 7 != 3]
+    steps_ns = np.diff([row.timestamp_ns for row in sink.taken])
+    assert (steps_ns > 0).all()
+    assert set(steps_ns.tolist()) <= {33_000_000, 66_000_000, 33_333_333}
+    assert [source.closed for source in opened] == [1] * len(opened)
+
+
+def test_a_round_without_a_frame_is_the_last(model: Model) -> None:
+    with pytest.raises(SourceError, match="ended before its first frame"):
+        stream.run(LoopingSource(lambda: MemorySource(0)), model)
+    with pytest.raises(SourceError, match="memory is live and never begins again; leave out --loop"):
+        LoopingSource(lambda: MemorySource(5, live=True))
+
+
+def test_warm_up_frames_are_neither_counted_nor_recorded(model: Model) -> None:
+    sink = ListSink()
+    stats = stream.run(MemorySource(40, actions=corrupt(2)), model, [sink], warm_up=5, max_frames=10)
+    assert indices(sink) == list(range(6, 16))
+    assert (stats.warm_up, stats.frames_in, stats.encoded, stats.skipped) == (5, 10, 10, 0)
+    assert stats.stages()["encode"]["count"] == 10
+    assert stats.report()["warm_up"] == 5
+    with pytest.raises(SourceError, match="ended within its warm-up, after 3 frames"):
+        stream.run(MemorySource(3), model, warm_up=5)
+
+
+def test_frames_dropped_in_the_warm_up_are_not_counted(model: Model) -> None:
+    source = MemorySource(100, live=True, interval_s=0.002)
+    stats = stream.run(source, SlowModel(model, 0.02), warm_up=3)  # type: ignore[arg-type]
+    assert stats.frames_in == stats.encoded + stats.dropped < 90
+
+
+# Sources that are lost -------------------------------------------------------------------------------
+
+
+def test_sinks_and_statistics_see_that_the_source_is_lost_and_back(model: Model) -> None:
+    """A loss stands in its place between the rows, also where newer frames have replaced older ones."""
+
+    class Away(MemorySource):
+        def counts(self) -> dict[str, float]:
+            return {"recoveries": 1.0}
+
+    stats, seen = Stats(), []
+
+    def lost() -> None:
+        time.sleep(0.05)
+        seen.append(stats.source_lost)
+        raise SourceLost("the camera is gone.")
+
+    sink, said = ListSink(), []
+    source = Away(30, live=True, interval_s=0.001, actions=dict.fromkeys(range(10, 15), lost))
+    stream.run(source, model, [sink], stats=stats, every_frame=True, tell=said.append)
+    assert indices(sink) == [*range(10), *range(15, 30)]  # no frame invented
+    assert sink.changes == [(10, "the camera is gone."), (10, "")]
+    assert seen[0] == ""
+    assert "the camera is gone." in seen[1:]
+    assert stats.source_lost == ""
+    assert stats.frames_in == stats.encoded == 25
+    assert stats.report()["source_state"] == {"lost": None, "recoveries": 1.0}
+    assert said[0] == "source lost and looked for: the camera is gone."
+    assert said[1].startswith("source memory is back, after 0.")
+
+
+def test_a_source_that_stays_away_does_not_end_the_run(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STALL_TIMEOUT_S", 0.2)
+
+    def lost() -> None:
+        time.sleep(0.05)
+        raise SourceLost("the camera is gone.")
+
+    source = MemorySource(1_000_000, live=True, actions=dict.fromkeys(range(5, 1000000), lost))
+    stats = stream.run(source, model, max_seconds=1.0)
+    assert stats.stopped_by == "seconds"
+    assert stats.report()["source_state"]["lost"] == "the camera is gone."
+
+
+def test_newest_frame_and_news_of_a_loss_share_the_queue() -> None:
+    step = threading.Semaphore(0)
+
+    def waiting(result: Callable[[], Frame | None]) -> Callable[[], Frame | None]:
+        def action() -> Frame | None:
+            step.acquire()
+            return result()
+
+        return action
+
+    lost = waiting(raising(SourceLost("gone.")))
+    actions = {i: waiting(functools.partial(make_frame, i)) for i in range(20)} | {3: lost, 4: lost, 6: lost}
+    source = MemorySource(20, live=True, actions=actions)
+    with capture.Capture(source, every_frame=False, timeout_s=1.0) as taking:
+        for _ in range(9):
+            step.release()
+        while source._next < 10:  # it waits in the tenth read: nine are in the queue
+            time.sleep(0.01)
+        time.sleep(0.05)
+        item = taking.take(1.0)
+        assert isinstance(item, SourceLost)
+        item = taking.take(1.0)
+        assert isinstance(item, Frame)
+        assert item.index == 8
+        assert taking.dropped == 5  # 0, 1, 2, 5, 7
+        for _ in range(20):
+            step.release()
+
+
+# Hours -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of a Linux process")
+def test_an_hour_of_frames_leaves_memory_flat_and_every_counter_adds_up(model: Model, tmp_path: Path) -> None:
+    """An hour at 30 Hz with EDGEVAE_SOAK=1, else a part of it; both records, a live source at full speed."""
+    frames = 108_000 if os.environ.get("EDGEVAE_SOAK") else 4_000
+    ready = [make_frame(i) for i in range(64)]
+
+    class Street(MemorySource):
+        def read(self, timeout_s: float = 5.0) -> Frame | None:
+            index, self._next = self._next, self._next + 1
+            if index >= frames:
+                return None
+            if index % 1000 == 999:
+                raise FrameError("a torn frame.")
+            return dataclasses.replace(
+                ready[index % 64], index=index, timestamp_ns=time.time_ns(), arrival_ns=time.monotonic_ns()
+            )
+
+    memory_mb: list[float] = []
+
+    class Weighing(ListSink):
+        def write(self, row: Row) -> None:
+            self.rows += 1
+            if self.rows % (frames // 40) == 0:
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                memory_mb.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+
+    records = [open_record(tmp_path / "z.jsonl"), open_record(tmp_path / "z.h5")]
+    stats = stream.run(Street(frames), model, [*records, Weighing()])
+    assert stats.frames_in == frames == stats.encoded + stats.dropped + stats.skipped
+    assert (stats.skipped, stats.dropped) == (frames // 1000, 0)
+    for sink in stats.sinks:
+        assert (sink.rows, sink.behind, sink.lost) == (stats.encoded, 0, 0)
+    for record in records:
+        latents = read_latents(record.path)
+        wanted = np.arange(frames)
+        np.testing.assert_array_equal(latents.frame, wanted[wanted % 1000 != 999])
+    print(f"{frames} frames at {stats.fps:.0f} fps; MB: {[round(mb, 1) for mb in memory_mb]}")
+    early, late = max(memory_mb[4:12]), max(memory_mb[-8:])
+    assert late < early + 4  # MB; what grew by a row of 8 numbers a frame would be past 10 in an hour

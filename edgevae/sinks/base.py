@@ -78,21 +78,30 @@ def valid_fraction(depth: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | Non
 
 
 class Sink(abc.ABC):
-    """Takes rows in the order of their frames; all calls after ``open`` come from one thread.
+    """Takes rows in the order of their frames.
+
+    The first ``open`` comes from the thread of the run, every later call from one thread of the sink's own
+    (writer.py), so a sink may take its time. Where a call raises RecordError, ``close`` follows, later
+    ``open``, and then once more every row that ``rows`` does not count yet: a sink counts a row when it is
+    safe, and keeps nothing of the others over ``close`` and ``open``.
 
     Attributes:
         path: what it writes, for messages.
-        rows: rows written so far.
+        rows: rows written so far, over all openings of this run.
         needs_pictures: whether rows must carry the frame and its decoded picture.
+        waits_for_reader: whether it stands still for as long as somebody else likes, as a pipe does.
     """
 
     path: Path
     rows: int = 0
     needs_pictures: bool = False
+    waits_for_reader: bool = False
 
     @abc.abstractmethod
     def open(self, run: RunInfo) -> None:
         """Check that the run can be written; nothing appears under the final name yet.
+
+        After a failure it is called again, and what was written before stays as it is.
 
         Raises:
             RecordError: the path cannot be written, or exists and must not be replaced.
@@ -103,17 +112,23 @@ class Sink(abc.ABC):
         """Take one row.
 
         Raises:
-            RecordError: it cannot be written.
+            RowError: this row can never be written; it is left out.
+            RecordError: it cannot be written now.
+            BrokenPipeError: nobody reads any more; the run ends as it would on a signal.
         """
 
     def source_changed(self, lost: str) -> None:  # noqa: B027  # not every sink has a place for it
         """The source was lost, and why; or it is back (an empty string). Comes between rows."""
 
     def flush(self) -> None:  # noqa: B027  # not every sink holds something back
-        """Hand everything taken so far to the operating system; called about twice a second."""
+        """Hand everything taken so far to the operating system; called about four times a second."""
 
     def close(self) -> None:  # noqa: B027  # nor a file open
         """Flush and close; may be called twice. ``open`` may follow, after a failure that has passed."""
+
+    def wrote(self) -> str:
+        """What was written and how much of it, for the summary."""
+        return f"{self.path} ({self.rows} frames)"
 
 
 class RecordFile(Sink):
@@ -121,11 +136,18 @@ class RecordFile(Sink):
 
     So a run that ends before its first frame leaves nothing behind, and with ``overwrite`` the old file
     is replaced, in one step, only once the new record has started well.
+
+    A record that failed and cannot go on in its file goes on in NAME.2.h5, NAME.3.h5, ...: no row that was
+    written is ever touched again.
+
+    Attributes:
+        files: the files of this run that hold rows, oldest first.
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self.path = path
         self.overwrite = overwrite
+        self.files: list[Path] = []
 
     def refuse_existing(self) -> None:
         """Raise RecordError when the file is there and may not be replaced, or is a folder."""
@@ -133,3 +155,15 @@ class RecordFile(Sink):
             raise RecordError(f"{self.path} is a folder, wanted the name of a file to record to.")
         if self.path.exists() and not self.overwrite:
             raise RecordError(f"{self.path} exists; choose another name or pass --overwrite.")
+
+    def name_next(self) -> None:
+        """Turn to a name that no file has, where this run has put rows under the present one."""
+        if self.path not in self.files:
+            return
+        first, number = self.files[0], len(self.files) + 1
+        while (path := first.with_name(f"{first.stem}.{number}{first.suffix}")).exists():
+            number += 1
+        self.path, self.overwrite = path, False
+
+    def wrote(self) -> str:
+        return f"{', '.join(map(str, self.files))} ({self.rows} frames)"

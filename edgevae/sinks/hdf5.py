@@ -9,6 +9,9 @@ flushed: a reader that takes the shortest length of all never sees a row that is
 
 HDF5 does not survive a full disk either: after a failed write it can neither close the file nor end the
 process in order. So room on the disk is claimed before HDF5 is asked to write into it.
+
+After a failure the record goes on in a new file: opening the old one to append would, for a moment, leave it
+in a state that no reader takes if the process were killed in it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import errno
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,16 +48,17 @@ class Hdf5Sink(RecordFile):
 
     Attributes of the file: ``format_version``, ``edgevae_version``, ``source``, ``live``, ``clock``,
     ``model``, ``model_sha256``, ``precision``, ``latent_dim``, ``depth_encoding`` (JSON), ``depth_scale``
-    (metres a unit), ``intrinsics`` (JSON, ``null`` where unknown) and ``created`` (host clock, ns).
+    (metres a unit), ``intrinsics`` (JSON, ``null`` where unknown) and ``created`` (host clock, ns). Clock,
+    scale and intrinsics are those of the first row.
     """
 
     _run: RunInfo
     _file: h5py.File | None = None
-    _name: Path
 
     def open(self, run: RunInfo) -> None:
         import h5py  # noqa: F401  # its absence or a broken library must show before the first frame
 
+        self.name_next()
         self.refuse_existing()
         ready_folder(self.path.parent)
         self._run = run
@@ -67,18 +72,15 @@ class Hdf5Sink(RecordFile):
             self.flush()
 
     def flush(self) -> None:
-        if not self._waiting:
+        rows, self._waiting = self._waiting, []  # after a failure they are given once more
+        if not rows:
             return
-        with os_errors_as_sentences(self.path):
+        with self._errors_as_sentences():
             if self._file is None:
-                self._start(self._waiting[0])
-            self._claim_space()
-            try:
-                self._append(self._waiting)
-            except RuntimeError as error:
-                raise RecordError(f"HDF5 could not write {self.path}: {error}; check the disk.") from error
-        self.rows += len(self._waiting)
-        self._waiting.clear()
+                self._start(rows)
+            else:
+                self._append(self._file, rows)
+        self.rows += len(rows)
         self._flushed_s = time.monotonic()
 
     def close(self) -> None:
@@ -87,44 +89,54 @@ class Hdf5Sink(RecordFile):
         finally:
             if self._file is not None:
                 file, self._file = self._file, None
-                with os_errors_as_sentences(self.path):
+                with self._errors_as_sentences():
                     size = file.id.get_filesize()
                     file.close()
-                    os.truncate(self._name, size)  # gives back what was claimed and not used
+                    os.truncate(self.path, size)  # gives back what was claimed and not used
 
-    def _start(self, row: Row) -> None:
+    @contextlib.contextmanager
+    def _errors_as_sentences(self) -> Iterator[None]:
+        try:
+            with os_errors_as_sentences(self.path):
+                yield
+        except RuntimeError as error:
+            raise RecordError(f"HDF5 could not write {self.path}: {error}; check the disk.") from error
+
+    def _start(self, rows: list[Row]) -> None:
         import h5py
 
-        self._name = temporary = temporary_name(self.path)
+        temporary = temporary_name(self.path)
+        file: h5py.File | None = None
         try:
-            self._file = h5py.File(temporary, "w", libver="latest", locking="best-effort")
-            self._claim_space()
-            self._lay_out(self._file, row)
-            self._file.swmr_mode = True
+            temporary.touch()
+            self._claim_space(temporary, 0, 0)  # a full disk must show before HDF5 creates anything
+            file = h5py.File(temporary, "w", libver="latest", locking="best-effort")
+            self._claim_space(temporary, 0, 0)  # once more: HDF5 has cut the file to nothing
+            self._lay_out(file, rows[0])
+            file.swmr_mode = True
+            self._append(file, rows, temporary)
             self.refuse_existing()
             move_into_place(temporary, self.path, overwrite=self.overwrite)
-            self._name = self.path
         except BaseException:
-            file, self._file = self._file, None
             if file is not None:
                 with contextlib.suppress(OSError, RuntimeError):
                     file.close()
-            self._waiting.clear()
             temporary.unlink(missing_ok=True)
             raise
+        self._file = file
+        self.files.append(self.path)
 
-    def _claim_space(self) -> None:
+    def _claim_space(self, name: Path, written: int, rows: int) -> None:
         """Have the disk set aside what the next block and HDF5's own tables can need.
 
         Raises:
             OSError: the disk is full, or a quota or limit is reached.
         """
-        assert self._file is not None
         row_bytes = 4 * self._run.spec.latent_dim + 160
-        wanted = _SPARE_BYTES + 2 * (_CHUNK_ROWS + len(self._waiting)) * row_bytes
-        descriptor = os.open(self._name, os.O_RDWR)
+        wanted = _SPARE_BYTES + 2 * (_CHUNK_ROWS + rows) * row_bytes
+        descriptor = os.open(name, os.O_RDWR)
         try:
-            os.posix_fallocate(descriptor, self._file.id.get_filesize(), wanted)
+            os.posix_fallocate(descriptor, written, wanted)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
@@ -167,8 +179,8 @@ class Hdf5Sink(RecordFile):
             }
         )
 
-    def _append(self, rows: list[Row]) -> None:
-        assert self._file is not None
+    def _append(self, file: h5py.File, rows: list[Row], name: Path | None = None) -> None:
+        self._claim_space(name or self.path, file.id.get_filesize(), len(rows))
         unknown = np.full((4, 4), np.nan)
         blocks: dict[str, Any] = {
             "latent": [row.latent for row in rows],
@@ -177,11 +189,11 @@ class Hdf5Sink(RecordFile):
             "pose": [unknown if row.pose is None else row.pose for row in rows],
             "depth_valid": [row.depth_valid for row in rows],
         }
-        for name, block in blocks.items():
-            _extend(self._file[name], block)
-        self._file.flush()
-        _extend(self._file["frame"], [row.index for row in rows])
-        self._file.flush()
+        for data_set, block in blocks.items():
+            _extend(file[data_set], block)
+        file.flush()
+        _extend(file["frame"], [row.index for row in rows])
+        file.flush()
 
 
 def _extend(data: h5py.Dataset, block: list[Any]) -> None:

@@ -38,7 +38,8 @@ class ReconstructionSink(Sink):
 
         ready_folder(self.path)
         with os_errors_as_sentences(self.path):
-            self._old = [name for name in self.path.iterdir() if _NAME.fullmatch(name.name)]
+            found = [] if self.rows else self.path.iterdir()  # else this run's own
+            self._old = [name for name in found if _NAME.fullmatch(name.name)]
         if self._old and not self.overwrite:
             raise RecordError(
                 f"{self.path} holds {len(self._old)} pictures of another run; choose another folder or "
