@@ -10,14 +10,20 @@ from .base import RecordFile, Row, RunInfo, Sink
 __all__ = ["RecordFile", "Row", "RunInfo", "Sink", "open_record"]
 
 
-def open_record(path: str | Path, *, overwrite: bool = False) -> RecordFile:
+def open_record(path: str | Path, *, overwrite: bool = False) -> Sink:
     """The sink for a record named ``path``: ``.jsonl`` for JSON lines, ``.h5`` or ``.hdf5`` for HDF5.
+
+    ``-`` stands for JSON lines on standard output.
 
     Raises:
         RecordError: another suffix.
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if str(path) == "-":
+        from .jsonl import JsonlPipe
+
+        return JsonlPipe()
     if suffix == ".jsonl":
         from .jsonl import JsonlSink
 
