@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +18,19 @@ from .common import (
     QuietOption,
     StatsOption,
     ThreadsOption,
+    complain,
 )
 
 if TYPE_CHECKING:
     from ..sinks import Sink
     from ..sources.base import Source
+
+
+class OnLost(str, enum.Enum):
+    """What to do when a live source goes away."""
+
+    retry = "retry"
+    exit = "exit"
 
 
 def stream(
@@ -39,8 +48,30 @@ def stream(
         int | None, typer.Option(min=1, metavar="N", help="Stop after N frames were encoded.")
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Stop after S seconds.")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="F", help="At most F frames a second; plays files at that pace."),
+    ] = None,
+    every_frame: Annotated[
+        bool,
+        typer.Option("--every-frame", help="Drop no frame of a live source either; latency may grow."),
+    ] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin files again when they end.")] = False,
+    warmup: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Encode N frames first that nothing counts, times or records."),
+    ] = 0,
+    on_lost: Annotated[
+        OnLost,
+        typer.Option(
+            "--on-lost",
+            help="When a live source goes away: look for it until it is back, or exit. One that is not there "
+            "at the start is an error in any case.",
+        ),
+    ] = OnLost.retry,
     record: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Record latents: .jsonl (text) or .h5 (HDF5).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Record latents: .jsonl (text), .h5 (HDF5), - (text to a pipe)."),
     ] = None,
     overwrite: OverwriteOption = False,
     stats: StatsOption = None,
@@ -70,7 +101,15 @@ def stream(
         isa=isa,
         quiet=quiet,
         stats_path=stats,
-        limits={"max_frames": frames, "max_seconds": seconds},
+        limits={
+            "max_frames": frames,
+            "max_seconds": seconds,
+            "max_fps": fps,
+            "warm_up": warmup,
+            "every_frame": True if every_frame else None,
+        },
+        loop=loop,
+        on_lost=on_lost,
     )
 
 
@@ -117,13 +156,18 @@ def _run(
     quiet: bool,
     stats_path: Path | None,
     limits: dict[str, Any],
+    loop: bool = False,
+    on_lost: OnLost = OnLost.exit,
     progress: bool = False,
 ) -> None:
     """What ``stream`` and ``embed`` share: open, run, show, summarise."""
     from ..files import ready_folder, write_json
     from ..model import load
     from ..panel import choose_display, print_summary
+    from ..sinks.jsonl import JsonlPipe
     from ..sources import open_source
+    from ..sources.looping import LoopingSource
+    from ..sources.reconnecting import reconnecting
     from ..stats import Stats
     from ..stream import Stop, StopOnSignal, run
 
@@ -132,19 +176,34 @@ def _run(
             raise RecordError(f"{stats_path} is a folder, wanted the name of a file for --stats.")
         ready_folder(stats_path.parent)
     model = load(model_path, threads=threads, isa=isa)
-    source: Source = open_source(uri, depth=depth)
+
+    def open_it() -> Source:
+        return open_source(uri, depth=depth)
+
+    source: Source
+    if loop:
+        source = LoopingSource(open_it)
+    else:
+        source = reconnecting(open_it) if on_lost is OnLost.retry else open_it()
+    on_stderr = any(isinstance(sink, JsonlPipe) for sink in sinks)  # standard output belongs to the pipe
     stats, stop = Stats(), Stop()
     engine = f"{model.isa}, {model.threads} thread{'s' if model.threads > 1 else ''}"
     title = f"{source.name} -> {model.spec.name}, latent {model.spec.latent_dim} ({engine})"
     display: AbstractContextManager[object] = choose_display(
-        stats, stop, title=title, quiet=quiet, progress=progress, length=source.length
+        stats,
+        stop,
+        title=title,
+        quiet=quiet,
+        progress=progress,
+        length=source.length,
+        on_stderr=on_stderr,
     )
     try:
         with StopOnSignal(stop), display:
-            run(source, model, sinks, stats=stats, stop=stop, **limits)
+            run(source, model, sinks, stats=stats, stop=stop, tell=complain, **limits)
     finally:
         if stats.frames_in or not stats.error:  # otherwise nothing ran, and the error says it all
-            wrote = [f"{sink.path} ({sink.rows} frames)" for sink in sinks if sink.rows]
+            wrote = [sink.wrote() for sink in sinks if sink.rows]
             if stats_path is not None:
                 about = {
                     "source": {"name": source.name, "live": source.live},
@@ -153,4 +212,4 @@ def _run(
                 }
                 write_json(stats_path, stats.report(**about))
                 wrote.append(str(stats_path))
-            print_summary(stats, wrote)
+            print_summary(stats, wrote, on_stderr=on_stderr)
