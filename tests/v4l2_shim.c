@@ -1,8 +1,11 @@
 /* A camera that is not there: preloaded, it answers Video4Linux for /dev/video0, so that OpenCV's own V4L2
  * code opens it, maps buffers and streams. Frames are YUYV, 64x48, grey, with luma 16 + (number % 200).
+ * After it was unplugged and closed it can be opened again: plugged in once more, it counts frames from 0.
  *
  * SHIM_PERIOD_US   microseconds from frame to frame (default 20000)
  * SHIM_UNPLUG_AT   after this many frames the device is gone (ENODEV)
+ * SHIM_AWAY        it takes so many attempts to open it (ENOENT) before it is there again (default 0)
+ * SHIM_SMALLER     set: plugged in for the second, fourth, ... time it gives 32x24
  * SHIM_STALL_AT    after this many frames none arrives any more
  *
  * Closing the device writes "shim: closed" to stderr, so that a test can see that it was released.
@@ -20,9 +23,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WIDTH = 64, HEIGHT = 48, FRAME_BYTES = WIDTH * HEIGHT * 2, SLOT_BYTES = 8192, SLOTS = 4 };
+enum { SLOT_BYTES = 8192, SLOTS = 4 };
 
 static int device = -1;               /* a memfd stands for the device */
+static unsigned width = 64, height = 48;
+static long plugged_in, attempts;     /* how often it was opened; how often in vain since it went */
 static unsigned char *memory;         /* SLOTS slots of SLOT_BYTES */
 static unsigned queued[SLOTS], head, waiting; /* buffers OpenCV has handed over, oldest first */
 static long frame_number;
@@ -32,6 +37,8 @@ static long setting(const char *name, long otherwise) {
     const char *text = getenv(name);
     return text ? atol(text) : otherwise;
 }
+
+static unsigned frame_bytes(void) { return width * height * 2; }
 
 static int unplugged(void) {
     long at = setting("SHIM_UNPLUG_AT", -1);
@@ -48,6 +55,15 @@ static int plug_in(void) {
         errno = EBUSY;
         return -1;
     }
+    if (plugged_in && attempts++ < setting("SHIM_AWAY", 0)) {
+        errno = ENOENT;
+        return -1;
+    }
+    int smaller = getenv("SHIM_SMALLER") && plugged_in % 2;
+    width = smaller ? 32 : 64;
+    height = smaller ? 24 : 48;
+    plugged_in++;
+    attempts = 0;
     device = memfd_create("camera", 0);
     if (device < 0 || ftruncate(device, SLOTS * SLOT_BYTES) != 0) return -1;
     memory = mmap(NULL, SLOTS * SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, device, 0);
@@ -82,6 +98,7 @@ int close(int fd) {
     if (fd >= 0 && fd == device) {
         static const char text[] = "shim: closed\n";
         device = -1;
+        munmap(memory, SLOTS * SLOT_BYTES);
         if (write(STDERR_FILENO, text, sizeof text - 1) < 0) return -1;
     }
     int (*next)(int) = (int (*)(int))dlsym(RTLD_NEXT, "close");
@@ -133,12 +150,12 @@ static int dequeue(struct v4l2_buffer *buffer) {
     head = (head + 1) % SLOTS;
     waiting--;
     unsigned char *pixels = memory + (size_t)slot * SLOT_BYTES;
-    for (int i = 0; i < FRAME_BYTES; i += 2) {
+    for (unsigned i = 0; i < frame_bytes(); i += 2) {
         pixels[i] = (unsigned char)(16 + frame_number % 200);
         pixels[i + 1] = 128;
     }
     describe(buffer, slot);
-    buffer->bytesused = FRAME_BYTES;
+    buffer->bytesused = frame_bytes();
     buffer->sequence = (unsigned)frame_number++;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -182,12 +199,12 @@ static int answer(unsigned long request, void *argument) {
         struct v4l2_format *format = argument;
         if (format->type != V4L2_BUF_TYPE_VIDEO_CAPTURE) return fail(EINVAL);
         memset(&format->fmt.pix, 0, sizeof format->fmt.pix);
-        format->fmt.pix.width = WIDTH;
-        format->fmt.pix.height = HEIGHT;
+        format->fmt.pix.width = width;
+        format->fmt.pix.height = height;
         format->fmt.pix.pixelformat = V4L2_PIX_FMT_YUYV;
         format->fmt.pix.field = V4L2_FIELD_NONE;
-        format->fmt.pix.bytesperline = WIDTH * 2;
-        format->fmt.pix.sizeimage = FRAME_BYTES;
+        format->fmt.pix.bytesperline = width * 2;
+        format->fmt.pix.sizeimage = frame_bytes();
         format->fmt.pix.colorspace = V4L2_COLORSPACE_SRGB;
         return 0;
     }
