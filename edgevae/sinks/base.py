@@ -87,7 +87,7 @@ class Sink(abc.ABC):
 
     Attributes:
         path: what it writes, for messages.
-        rows: rows written so far, over all openings of this run.
+        rows: rows written so far, over all openings; also those it was given and had no use for.
         needs_pictures: whether rows must carry the frame and its decoded picture.
         waits_for_reader: whether it stands still for as long as somebody else likes, as a pipe does.
     """

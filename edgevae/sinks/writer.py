@@ -139,7 +139,7 @@ class Feed:
         self._limit = QUEUE_PICTURES if sink.needs_pictures else QUEUE_ROWS
         self._items: deque[Row | str] = deque()
         self._given = 0
-        self._counted = 0  # rows of the sink that have left the queue
+        self._counted = sink.rows  # of these, all have left the queue
         self._changed = threading.Condition()
         self._ending = False
         self._over = False  # the sink takes nothing any more
