@@ -60,6 +60,8 @@ class Frame:
         arrival_ns: ``time.monotonic_ns()`` when the frame reached this process.
         intrinsics: of the colour camera, None where unknown.
         pose: float64 (4, 4) camera-to-world, OpenCV camera frame, metres; None where unknown.
+        measured: bool (H, W), where ``depth`` is the sensor's own reading and not one that a filter
+            invented; None: wherever there is one.
 
     Raises:
         FrameError: an array has the wrong dtype or shape, or depth is not of the size of colour.
@@ -74,6 +76,7 @@ class Frame:
     arrival_ns: int = field(default_factory=time.monotonic_ns)
     intrinsics: Intrinsics | None = None
     pose: npt.NDArray[np.float64] | None = None
+    measured: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         check_rgb(self.rgb)
@@ -81,6 +84,11 @@ class Frame:
             check_depth(self.depth, self.rgb.shape[:2])
         if self.pose is not None and self.pose.shape != (4, 4):
             raise FrameError(f"pose has shape {self.pose.shape}, wanted (4, 4) camera-to-world.")
+        if self.measured is not None and (
+            self.depth is None or self.measured.dtype != bool or self.measured.shape != self.depth.shape
+        ):
+            got = f"{self.measured.dtype} {self.measured.shape}"
+            raise FrameError(f"the mask of measured depth is {got}, wanted bool of the size of depth.")
 
     @property
     def height(self) -> int:
