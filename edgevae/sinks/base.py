@@ -6,7 +6,7 @@ import abc
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,8 @@ class Row:
 
     Attributes:
         latent: float32 (D,).
-        depth_valid: fraction of the frame's depth pixels with a reading; NaN without a depth image.
+        depth_valid: fraction of the frame's depth pixels with a reading of the sensor's own; NaN without a
+            depth image.
         frame, decoded: the pictures, None unless a sink of the run asks for them: a queue of rows then
             stays small.
     """
@@ -59,7 +60,7 @@ class Row:
             clock=frame.clock,
             arrival_ns=frame.arrival_ns,
             latent=latent,
-            depth_valid=valid_fraction(frame.depth),
+            depth_valid=valid_fraction(frame.depth if frame.measured is None else frame.measured),
             depth_scale=frame.depth_scale,
             intrinsics=frame.intrinsics,
             pose=frame.pose,
@@ -68,11 +69,11 @@ class Row:
         )
 
 
-def valid_fraction(depth: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | None) -> float:
-    """Fraction of pixels with a reading (finite and above 0); NaN without depth."""
+def valid_fraction(depth: npt.NDArray[Any] | None) -> float:
+    """Fraction of pixels with a reading (finite and above 0; of a mask: true); NaN without depth."""
     if depth is None:
         return math.nan
-    if depth.dtype == np.uint16:
+    if depth.dtype != np.float32:
         return float(np.count_nonzero(depth)) / depth.size
     return float(np.count_nonzero((depth > 0) & (depth < np.inf))) / depth.size
 
