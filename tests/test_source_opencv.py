@@ -228,7 +228,7 @@ def test_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SourceError, match="no camera /dev/v4l/by-id/usb-none"):
         open_source("/dev/v4l/by-id/usb-none")
     with pytest.raises(SourceError, match=r"camera index.*tum:DIR.*synthetic"):
-        open_source("realsense")
+        open_source("no-such-source")
     assert capfd.readouterr().err == ""
     assert camera_threads() == []
 

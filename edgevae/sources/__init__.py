@@ -13,9 +13,9 @@ __all__ = ["FORMS", "Source", "open_source"]
 
 FORMS = (
     "a camera index, /dev/video* or a by-id path, a video file, an image folder, an http://, https:// or "
-    "rtsp:// URL, tum:DIR, or synthetic[:seed]"
+    "rtsp:// URL, realsense[:SERIAL], a RealSense .bag or .db3, tum:DIR, or synthetic[:seed]"
 )
-_WITH_DEPTH = "synthetic, tum:DIR, and image folders with a depth folder"
+_WITH_DEPTH = "realsense, RealSense recordings, synthetic, tum:DIR, and image folders with a depth folder"
 
 
 def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -> Source:
@@ -24,8 +24,10 @@ def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -
     Args:
         uri: a camera index (``0``), ``/dev/video*`` or ``/dev/v4l/by-id/...``, a video file, an image folder
             (``DIR`` with pictures, or with ``color`` or ``rgb`` and ``depth`` inside;
-            ``DIR?depth_scale=0.001&fps=30``), an ``http(s)://`` or ``rtsp://`` URL, ``tum:DIR``, or
-            ``synthetic[:seed]`` (``synthetic:7?size=640x480``).
+            ``DIR?depth_scale=0.001&fps=30``), an ``http(s)://`` or ``rtsp://`` URL, ``realsense[:SERIAL]``
+            (``realsense?size=640x480&fps=30&filters=spatial,temporal,hole_filling``), a RealSense recording
+            (``FILE.bag?filters=spatial``), ``tum:DIR``, or ``synthetic[:seed]``
+            (``synthetic:7?size=640x480``).
         depth: None for the depth that the source itself carries, "none" for colour alone, or for an image
             folder the folder of its depth pictures.
         timeout_s: how long a device or stream may take to open.
@@ -46,6 +48,14 @@ def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -
         from .tum import TumSource
 
         return TumSource(rest, with_depth=depth != "none")
+    if re.fullmatch(r"realsense(:.*|\?.*)?", uri):
+        from .realsense import open_realsense
+
+        return open_realsense(uri, streams="color" if depth == "none" else "both")
+    from .realsense_file import is_realsense_recording, open_recording
+
+    if is_realsense_recording(uri.partition("?")[0]):
+        return open_recording(uri, with_depth=depth != "none")
 
     from .opencv import CameraSource, VideoFileSource, is_url
 
