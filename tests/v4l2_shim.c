@@ -7,6 +7,7 @@
  * SHIM_AWAY        it takes so many attempts to open it (ENOENT) before it is there again (default 0)
  * SHIM_SMALLER     set: plugged in for the second, fourth, ... time it gives 32x24
  * SHIM_STALL_AT    after this many frames none arrives any more
+ * SHIM_RANGES      sizes and rates are listed as ranges
  *
  * Closing the device writes "shim: closed" to stderr, so that a test can see that it was released.
  */
@@ -191,6 +192,33 @@ static int answer(unsigned long request, void *argument) {
         struct v4l2_fmtdesc *format = argument;
         if (format->index) return fail(EINVAL);
         format->pixelformat = V4L2_PIX_FMT_YUYV;
+        return 0;
+    }
+    case VIDIOC_ENUM_FRAMESIZES: {
+        struct v4l2_frmsizeenum *size = argument;
+        if (size->index || size->pixel_format != V4L2_PIX_FMT_YUYV) return fail(EINVAL);
+        if (setting("SHIM_RANGES", 0)) {
+            size->type = V4L2_FRMSIZE_TYPE_STEPWISE;
+            size->stepwise = (struct v4l2_frmsize_stepwise){16, WIDTH, 16, 12, HEIGHT, 12};
+            return 0;
+        }
+        size->type = V4L2_FRMSIZE_TYPE_DISCRETE;
+        size->discrete.width = WIDTH;
+        size->discrete.height = HEIGHT;
+        return 0;
+    }
+    case VIDIOC_ENUM_FRAMEINTERVALS: {
+        struct v4l2_frmivalenum *interval = argument;
+        if (interval->index > 1 || interval->width != WIDTH || interval->height != HEIGHT) return fail(EINVAL);
+        unsigned fps = (unsigned)(1000000 / setting("SHIM_PERIOD_US", 20000));
+        if (setting("SHIM_RANGES", 0)) {
+            interval->type = V4L2_FRMIVAL_TYPE_CONTINUOUS;
+            interval->stepwise = (struct v4l2_frmival_stepwise){{1, fps}, {2, fps}, {1, 1000}};
+            return 0;
+        }
+        interval->type = V4L2_FRMIVAL_TYPE_DISCRETE;
+        interval->discrete.numerator = 1 + interval->index;
+        interval->discrete.denominator = fps;
         return 0;
     }
     case VIDIOC_G_FMT:
