@@ -83,6 +83,7 @@ for command in (  # in the order of --help
     models.info,
     models.export,
     models.quantize,
+    machine.cameras,
     machine.bench,
     machine.doctor,
 ):

@@ -1,4 +1,4 @@
-"""Commands about this machine: ``bench`` and ``doctor``."""
+"""Commands about this machine: ``bench``, ``cameras`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -102,6 +102,18 @@ def bench(
 
 def _say(text: str) -> None:
     print(text, end=" ...\n", file=sys.stderr, flush=True)
+
+
+def cameras(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """List connected cameras: what to pass as --camera, modes, intrinsics."""
+    import json
+
+    from ..cameras import find_cameras, show
+
+    found = find_cameras()
+    print(json.dumps(found, indent=2) if as_json else show(found))
 
 
 def doctor(model: ModelOption = None) -> None:
