@@ -43,6 +43,7 @@ def examine(model_path: Path | None = None) -> Iterator[Finding]:
     yield _cores()
     yield _gpu()
     yield _cameras()
+    yield _realsense()
     yield _packages()
     yield from _extras()
     yield _round_trip(model_path)
@@ -111,6 +112,16 @@ def _cameras() -> Finding:
     if not found:
         return Finding("cameras", "none", "no /dev/video*; try 'edgevae stream --camera synthetic'")
     return Finding("cameras", "ok", "; ".join(" ".join(camera.split()) for camera in found))
+
+
+def _realsense() -> Finding:
+    from .cameras import find_realsense
+
+    found, problem = find_realsense()
+    if found:
+        names = "; ".join(f"{device['name']} {device['serial']}, USB {device['usb']}" for device in found)
+        return Finding("RealSense", "ok", names)
+    return Finding("RealSense", "none", problem or "none connected")
 
 
 def _packages() -> Finding:

@@ -20,7 +20,16 @@ def test_a_machine_that_works(tiny_model_path: Path, capsys: pytest.CaptureFixtu
     assert main(["doctor", "--model", str(tiny_model_path)]) == 0
     shown = capsys.readouterr().out
     assert "the runtime works" in shown
-    for subject in ("instruction set", "processor", "GPU", "cameras", "packages", "extra train", "model"):
+    for subject in (
+        "instruction set",
+        "processor",
+        "GPU",
+        "cameras",
+        "RealSense",
+        "packages",
+        "extra train",
+        "model",
+    ):
         assert subject in shown
 
 
