@@ -12,7 +12,7 @@ from ..errors import SourceError
 from ..frame import Frame
 from . import _options, _positive
 from .base import Source
-from .realsense_frames import FILTERS, FrameMaker
+from .realsense_frames import FILTERS, FrameMaker, Pair
 
 PREFERRED_SIZE = (640, 480)  # every model has it, on USB 2 as well; alignment costs by the pixel
 PREFERRED_FPS = 30
@@ -110,27 +110,27 @@ class RealsenseSource(Source):
         self._device: Any = _find(rs, serial) if device is None else device
         self.serial = device_info(rs, self._device, "serial_number")
         self.name = f"realsense:{self.serial}" if self.serial else "realsense"
-        chosen = _choose(rs, self._device, self.name, size, fps, streams)
-        config = rs.config()
-        for profile in chosen:
-            enable(config, profile)
-        self.fps = float(chosen[0].fps())
-        self._maker = FrameMaker(rs, self.name, streams=streams, fps=self.fps, filters=filters)
-        for sensor in self._device.query_sensors():
-            if sensor.supports(rs.option.global_time_enabled):
-                sensor.set_option(rs.option.global_time_enabled, 1)
-        self._pipeline: Any = rs.pipeline()
+        self._pipeline: Any = None
         self._replaced = self._given = 0
         try:
-            self._pipeline.set_device(self._device)
-            self._pipeline.start(config)
+            chosen = _choose(rs, self._device, self.name, size, fps, streams)
+            config = rs.config()
+            for profile in chosen:
+                enable(config, profile)
+            for sensor in self._device.query_sensors():
+                if sensor.supports(rs.option.global_time_enabled):
+                    sensor.set_option(rs.option.global_time_enabled, 1)
+            pipeline = rs.pipeline()
+            pipeline.set_device(self._device)
+            pipeline.start(config)
         except RuntimeError as error:
-            self._pipeline = None  # there is nothing to stop
-            self.close()
             raise SourceError(
                 f"{self.name} cannot be started ({first_line(error)}). Close other programs that use it, "
                 "plug it in again, then run 'edgevae cameras'."
             ) from error
+        self._pipeline = pipeline
+        self.fps = float(chosen[0].fps())
+        self._maker = FrameMaker(rs, self.name, streams=streams, fps=self.fps, filters=filters)
 
     def read(self, timeout_s: float = 5.0) -> Frame | None:
         """The newest frame that has not been given yet, waiting for one if need be.
@@ -144,30 +144,37 @@ class RealsenseSource(Source):
             pipeline, device = self._pipeline, self._device
             if pipeline is None:
                 raise SourceError(f"{self.name} is closed; open it again with open_source.")
-            # The pipeline's own waiting restarts it when the camera is lost, and blocks for up to 15 s then.
-            # A frame queue handed to it would be called through Python, in the SDK's threads.
-            frameset = pipeline.poll_for_frames()
-            if frameset and (pairs := self._maker.take(frameset)):
-                self._replaced += len(pairs) - 1
-                self._given += 1
-                self.dropped = self._replaced + self._maker.missed
-                return self._maker.frame(pairs[-1], self._given - 1 + self.dropped + self._maker.unpaired)
-            if frameset:
-                continue
             now_s = time.monotonic()
+            try:
+                # The pipeline's own waiting restarts it when the camera is lost, and may block for 15 s then.
+                # A frame queue handed to it would be called through Python, in the SDK's threads.
+                frameset = pipeline.poll_for_frames()
+                gone = not frameset and now_s - looked_s > _LOOK_S and not device.is_connected()
+            except RuntimeError as error:
+                raise SourceError(f"{self.name} failed ({first_line(error)}). Check its cable.") from error
+            if gone:
+                raise SourceError(f"{self.name} is gone: unplugged, or without power. Check its cable.")
+            if frameset:
+                if pairs := self._maker.take(frameset):
+                    return self._give(pairs)
+                continue
             if now_s - looked_s > _LOOK_S:
                 looked_s = now_s
-                if not device.is_connected():
-                    raise SourceError(f"{self.name} is gone: unplugged, or without power. Check its cable.")
             if now_s - began_s > timeout_s:
                 passed = self._maker.unpaired - unpaired
                 what = f"{passed} colour images without depth of their time" if passed else "no frame"
                 raise SourceError(f"{self.name} gave {what} within {timeout_s:g} s. Run 'edgevae cameras'.")
             time.sleep(_POLL_S)
 
+    def _give(self, pairs: list[Pair]) -> Frame:
+        self._replaced += len(pairs) - 1
+        self._given += 1
+        self.dropped = self._replaced + self._maker.missed
+        return self._maker.frame(pairs[-1], self._given - 1 + self.dropped + self._maker.unpaired)
+
     def counts(self) -> dict[str, float]:
-        """``unpaired``: colour images without depth of their time."""
-        return {"unpaired": self._maker.unpaired}
+        """Colour images without depth of their time, and the skew of those with it; see FrameMaker."""
+        return self._maker.counts()
 
     def close(self) -> None:
         pipeline, self._pipeline = self._pipeline, None
@@ -179,12 +186,13 @@ class RealsenseSource(Source):
 
 def connected(rs: Any) -> list[Any]:
     """The devices the SDK finds and can talk to, by serial; takes milliseconds."""
-    found = []
+    found = {}
     listed = rs.context().query_devices()
     for place in range(len(listed)):
         with suppress(RuntimeError):  # unplugged since, or taken by another program
-            found.append(listed[place])
-    return sorted(found, key=lambda device: device_info(rs, device, "serial_number"))
+            device = listed[place]
+            found[device_info(rs, device, "serial_number"), place] = device
+    return [found[key] for key in sorted(found)]
 
 
 def device_info(rs: Any, device: Any, name: str) -> str:

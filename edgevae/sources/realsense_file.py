@@ -144,8 +144,8 @@ class RealsenseFile(Source):
             )
 
     def counts(self) -> dict[str, float]:
-        """``unpaired``: colour images without depth of their time."""
-        return {"unpaired": self._maker.unpaired}
+        """Colour images without depth of their time, and the skew of those with it; see FrameMaker."""
+        return self._maker.counts()
 
     def close(self) -> None:
         pipeline, self._pipeline = self._pipeline, None

@@ -8,6 +8,7 @@ whose framesets are held falls silent.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .opencv_quiet import load_cv2
 
 FILTERS = ("spatial", "temporal", "hole_filling")
 HELD = 4  # images of a stream that may wait for the other stream; the SDK has 16 of each
+_SKEWS = 512
 _FIT_LIMIT_PX = 0.5  # a lens that OpenCV's model follows no closer is one it cannot describe
 
 
@@ -68,7 +70,6 @@ class FrameMaker:
     Attributes:
         unpaired: colour images that came and went without depth of their time.
         missed: images that the camera numbered and that never arrived here.
-        skew_ms: depth's time of exposure minus colour's, of the last pair; NaN before it.
     """
 
     def __init__(
@@ -94,7 +95,8 @@ class FrameMaker:
         self._intrinsics: tuple[tuple[int, int], Intrinsics | None] | None = None
         self.unpaired = 0
         self.missed = 0
-        self.skew_ms = math.nan
+        self._skews_ms: deque[float] = deque(maxlen=_SKEWS)
+        self._largest_skew_ms = 0.0
 
     def take(self, frameset: Any) -> list[Pair]:
         """The pairs that this frameset completes, oldest first; every frameset has to pass here, in order."""
@@ -116,7 +118,9 @@ class FrameMaker:
                 self._colors.popleft()
                 while self._depths.popleft() is not nearest:
                     pass  # what is older belongs to no later colour
-                self.skew_ms = nearest.exposed_ms - first.exposed_ms
+                if nearest.host == first.host:
+                    self._skews_ms.append(nearest.exposed_ms - first.exposed_ms)
+                    self._largest_skew_ms = max(self._largest_skew_ms, self._skews_ms[-1], key=abs)
                 pairs.append(Pair(first.frameset, nearest.frameset))
             elif self._depths[-1].exposed_ms > first.exposed_ms:
                 self._colors.popleft()  # depth of its time would have come before this
@@ -139,6 +143,16 @@ class FrameMaker:
 
     def _image(self, image: Any, frameset: Any) -> _Image:
         return _Image(self._exposure_ms(image), self._clock_of(image) == "host", frameset)
+
+    def counts(self) -> dict[str, float]:
+        """``unpaired``; depth's time less colour's in ms, as median of the last 512 pairs and the largest."""
+        if self._streams != "both":
+            return {}
+        counts: dict[str, float] = {"unpaired": self.unpaired}
+        if self._skews_ms:
+            counts["skew_ms_median"] = round(statistics.median(self._skews_ms), 3)
+            counts["skew_ms_max"] = round(self._largest_skew_ms, 3)
+        return counts
 
     def frame(self, pair: Pair, index: int) -> Frame:
         """The Frame of a pair.
