@@ -38,8 +38,8 @@ def stream(
         str,
         typer.Option(
             metavar="URI",
-            help="Camera index, /dev/video*, video file, image folder, rtsp:// or http:// URL, tum:DIR, "
-            "synthetic[:seed].",
+            help="Camera index, /dev/video*, realsense[:serial], video file, RealSense .bag or .db3, image "
+            "folder, rtsp:// or http:// URL, tum:DIR, synthetic[:seed]. 'edgevae cameras' lists devices.",
         ),
     ],
     depth: DepthOption = None,
