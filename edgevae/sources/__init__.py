@@ -15,7 +15,7 @@ FORMS = (
     "a camera index, /dev/video* or a by-id path, a video file, an image folder, an http://, https:// or "
     "rtsp:// URL, realsense[:SERIAL], a RealSense .bag or .db3, tum:DIR, or synthetic[:seed]"
 )
-_WITH_DEPTH = "realsense, RealSense recordings, synthetic, tum:DIR, and image folders with a depth folder"
+_WITH_DEPTH = "synthetic, tum:DIR, realsense, RealSense recordings, and image folders with a depth folder"
 
 
 def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -> Source:
