@@ -94,7 +94,7 @@ def describe_realsense(rs: Any, device: Any) -> dict[str, Any]:
 
 
 def _modes(rs: Any, profiles: list[Any]) -> list[dict[str, Any]]:
-    from .sources.realsense_frames import intrinsics
+    from .sources.realsense_lens import intrinsics
 
     sizes: dict[tuple[int, int], dict[str, Any]] = {}
     for profile in sorted(profiles, key=lambda each: (-each.width() * each.height(), -each.fps())):

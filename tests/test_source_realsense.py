@@ -46,7 +46,8 @@ from edgevae.latents import read_latents
 from edgevae.sinks import Row
 from edgevae.sources.realsense import RealsenseSource, open_realsense
 from edgevae.sources.realsense_file import RealsenseFile, is_realsense_recording
-from edgevae.sources.realsense_frames import FILTERS, intrinsics
+from edgevae.sources.realsense_frames import FILTERS
+from edgevae.sources.realsense_lens import intrinsics
 
 
 @pytest.fixture
@@ -523,7 +524,7 @@ except edgevae.SourceError as error:
     print(error)
 sys.exit(main(["cameras"]))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "the RealSense SDK is missing" in done.stdout
     assert done.stdout.count("Run 'pip install \"edgevae[realsense]\"' and 'apt install libusb-1.0-0'") == 2
