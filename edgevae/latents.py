@@ -16,6 +16,7 @@ from .errors import RecordError
 if TYPE_CHECKING:
     import h5py  # type: ignore[import-untyped]
 
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _HDF5_ROWS = ("latent", "timestamp_ns", "frame", "pose")
 # Superblock version 3 of the HDF5 file format: signature, version, sizes, flags, two addresses, end of file.
 _SUPERBLOCK = struct.Struct("<8sB2xB16xQ")
@@ -32,7 +33,7 @@ class Latents:
         frame: int64 (N,), the frame's number in its source; gaps are frames that were dropped or skipped.
         pose: float64 (N, 4, 4) camera-to-world, NaN for a frame without one; None if no frame has one.
         attrs: what the record says of the run: ``source``, ``clock``, ``model``, ``model_sha256`` and, from
-            HDF5, the rest of its attributes.
+            HDF5 and MCAP, the rest of its attributes.
     """
 
     latent: npt.NDArray[np.float32]
@@ -46,7 +47,7 @@ class Latents:
 
 
 def read_latents(path: str | Path) -> Latents:
-    """Read a ``.h5``, ``.hdf5`` or ``.jsonl`` record, also one still growing or whose writer was killed.
+    """Read a ``.h5``, ``.hdf5``, ``.jsonl`` or ``.mcap`` record; it may still grow, or its writer be dead.
 
     Of a record that was cut short, every row that was written completely is returned.
 
@@ -57,19 +58,23 @@ def read_latents(path: str | Path) -> Latents:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise RecordError(
-            f"{path} {what}, wanted a record (.h5 or .jsonl) written by 'edgevae embed' or 'stream'."
+            f"{path} {what}, wanted a record (.h5, .jsonl or .mcap) written by 'edgevae embed' or 'stream'."
         )
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         return _read_jsonl(path)
     if suffix in (".h5", ".hdf5"):
         return _read_hdf5(path)
-    raise RecordError(f"{path} has the suffix '{path.suffix}', wanted a record: .h5, .hdf5 or .jsonl.")
+    if suffix == ".mcap":
+        from .mcap_latents import read_mcap
+
+        return read_mcap(path)
+    raise RecordError(f"{path} has the suffix '{path.suffix}', wanted a record: .h5, .hdf5, .jsonl or .mcap.")
 
 
 def _read_hdf5(path: Path) -> Latents:
     try:
-        with _open_hdf5(path) as file:
+        with open_hdf5(path) as file:
             _check_hdf5(path, file)
             count = min(file[name].shape[0] for name in _HDF5_ROWS)
             pose = file["pose"][:count].astype(np.float64)
@@ -87,11 +92,11 @@ def _read_hdf5(path: Path) -> Latents:
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # HDF5 meets damage in many ways
         raise RecordError(
-            f"{path} is not a readable HDF5 record: {_first_words(error)}; wanted a file written by edgevae."
+            f"{path} is not a readable HDF5 record: {first_words(error)}; wanted a file written by edgevae."
         ) from error
 
 
-def _open_hdf5(path: Path) -> h5py.File:
+def open_hdf5(path: Path) -> h5py.File:
     """Open a finished record plainly, one that grows or whose writer was killed as a SWMR reader.
 
     A SWMR reader takes damage for a write in progress and waits for its end for ever, so it is used only
@@ -103,7 +108,7 @@ def _open_hdf5(path: Path) -> h5py.File:
         head = file.read(_SUPERBLOCK.size)
     if len(head) == _SUPERBLOCK.size:
         signature, version, flags, stored_bytes = _SUPERBLOCK.unpack(head)
-        if signature == b"\x89HDF\r\n\x1a\n" and version == 3 and flags & _BEING_WRITTEN:
+        if signature == HDF5_MAGIC and version == 3 and flags & _BEING_WRITTEN:
             if stored_bytes > path.stat().st_size:
                 raise OSError(f"it is cut off: {path.stat().st_size} of {stored_bytes} bytes")
             return h5py.File(path, "r", libver="latest", swmr=True, locking="best-effort")
@@ -132,7 +137,7 @@ def _read_jsonl(path: Path) -> Latents:
             if not line.endswith(b"\n"):
                 break  # the writer was killed, or is, in the middle of this line
             try:
-                rows.append(_row(json.loads(line)))
+                rows.append(check_row(json.loads(line)))
             except (ValueError, KeyError, TypeError) as error:
                 raise RecordError(f"{path}, line {number}, is not a row of a record: {error}.") from error
     if not rows:
@@ -153,7 +158,7 @@ def _read_jsonl(path: Path) -> Latents:
     )
 
 
-def _row(fields: Any) -> dict[str, Any]:
+def check_row(fields: Any) -> dict[str, Any]:
     """One line's fields with its arrays made and checked; raises ValueError, KeyError or TypeError."""
     if not isinstance(fields, dict):
         raise TypeError(f"it is a {type(fields).__name__}, wanted an object")
@@ -177,7 +182,7 @@ def _row(fields: Any) -> dict[str, Any]:
     }
 
 
-def _first_words(error: Exception) -> str:
+def first_words(error: Exception) -> str:
     """HDF5 puts the reason in brackets after its own call's name."""
     text = str(error)
     return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
