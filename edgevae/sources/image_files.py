@@ -60,11 +60,20 @@ def read_depth(path: Path, *, eight_bit: bool = False) -> npt.NDArray[Any]:
 
 
 def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
-    cv2 = load_cv2()
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FrameError(f"cannot read picture {path}: {error.strerror or error}.") from error
+    return decode_picture(data, flags, str(path), cure="Remove it or copy it again.")
+
+
+def decode_picture(data: bytes, flags: int, name: str, *, cure: str) -> npt.NDArray[Any]:
+    """The picture in ``data``, a file's content, as OpenCV's ``imdecode`` gives it.
+
+    Raises:
+        FrameError: it is empty, truncated or no picture; ``name`` says which, ``cure`` what to do.
+    """
+    cv2 = load_cv2()
     # libpng prints to stderr on its own, so a PNG without its end is turned away before it is asked
     whole = not data.startswith(b"\x89PNG") or b"IEND" in data[-64:]
     picture = None
@@ -75,7 +84,7 @@ def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
             picture = None
     if picture is None:
         what = "is empty" if not data else "is truncated or not a picture"
-        raise FrameError(f"picture {path} {what} ({len(data)} bytes). Remove it or copy it again.")
+        raise FrameError(f"picture {name} {what} ({len(data)} bytes). {cure}")
     return np.asarray(picture)
 
 

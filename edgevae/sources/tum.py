@@ -192,7 +192,7 @@ class _Trajectory:
         """Pose (4, 4) between the two poses around ``stamp_ns``, None where they are out of reach."""
         right = int(np.searchsorted(self._stamps, stamp_ns, side="left"))
         if right < len(self._stamps) and self._stamps[right] == stamp_ns:
-            return _pose(self._position[right], self._quaternion[right])
+            return pose_matrix(self._position[right], self._quaternion[right])
         if right == 0 or right == len(self._stamps):
             return None
         before, after = int(self._stamps[right - 1]), int(self._stamps[right])
@@ -200,7 +200,7 @@ class _Trajectory:
             return None
         t = (stamp_ns - before) / (after - before)
         position = (1.0 - t) * self._position[right - 1] + t * self._position[right]
-        return _pose(position, slerp(self._quaternion[right - 1], self._quaternion[right], t))
+        return pose_matrix(position, slerp(self._quaternion[right - 1], self._quaternion[right], t))
 
 
 def slerp(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], t: float) -> npt.NDArray[np.float64]:
@@ -216,7 +216,9 @@ def slerp(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], t: float) -> n
     return np.asarray(mixed / np.linalg.norm(mixed))
 
 
-def _pose(position: npt.NDArray[np.float64], quaternion: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def pose_matrix(
+    position: npt.NDArray[np.float64], quaternion: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     x, y, z, w = (float(q) for q in quaternion)
     pose = np.eye(4)
     pose[:3, :3] = [
