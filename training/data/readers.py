@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevae.errors import SourceError
+from edgevae.sources.nyu import NyuFile
 
 Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
 COLOR_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -184,19 +185,8 @@ class NyuMat:
 
     def __init__(self, path: Path, licence: str, split_file: Path | None = None) -> None:
         self.path, self.inputs = path, [path]
-        self._file: Any = None
-        try:
-            images, depths = self._arrays()
-        except (OSError, KeyError) as error:
-            raise SourceError(
-                f"{path} cannot be read as nyu_depth_v2_labeled.mat ({error}); download it again."
-            ) from error
-        if images.ndim != 4 or images.shape[1] != 3 or depths.shape != (len(images), *images.shape[2:]):
-            raise SourceError(
-                f"{path} has images {images.shape} and depths {depths.shape}; "
-                "wanted (N, 3, W, H) and (N, W, H)."
-            )
-        scenes = np.full(len(images), "nyu", dtype=object)
+        self._pairs = NyuFile(path)
+        scenes = np.full(len(self._pairs), "nyu", dtype=object)
         if split_file is not None:
             scenes[:] = ""
             for scene, key in (("train", "trainNdxs"), ("test", "testNdxs")):
@@ -212,21 +202,11 @@ class NyuMat:
         self.scenes = [str(scene) for scene in scenes[self.index]]
         self.licences = [licence] * len(self.index)
 
-    def _arrays(self) -> tuple[Any, Any]:
-        if self._file is None:
-            import h5py
-
-            self._file = h5py.File(self.path, "r")
-        return self._file["images"], self._file["depths"]
-
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, index: int) -> Pair:
-        images, depths = self._arrays()
-        i = int(self.index[index])
-        rgb = np.ascontiguousarray(images[i].transpose(2, 1, 0), dtype=np.uint8)
-        return rgb, np.ascontiguousarray(depths[i].T, dtype=np.float32)
+        return self._pairs.pair(int(self.index[index]))
 
 
 def _split_indices(path: Path, key: str) -> npt.NDArray[np.int64]:
