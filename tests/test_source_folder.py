@@ -180,7 +180,7 @@ def test_tum_folder_without_its_scheme(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["scene.bag", "log.mcap", "a.db3", "nyu.mat"])
+@pytest.mark.parametrize("name", ["nyu.mat", "labels.MAT"])
 def test_files_that_are_no_source(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(SourceError, match="no source of frames; wanted a camera index"):

@@ -13,9 +13,14 @@ __all__ = ["FORMS", "Source", "open_source"]
 
 FORMS = (
     "a camera index, /dev/video* or a by-id path, a video file, an image folder, an http://, https:// or "
-    "rtsp:// URL, realsense[:SERIAL], a RealSense .bag or .db3, tum:DIR, or synthetic[:seed]"
+    "rtsp:// URL, realsense[:SERIAL], a RealSense .bag or .db3, an .mcap file, a ROS .bag, .db3 or folder, "
+    "tum:DIR, nyu:FILE.mat, or synthetic[:seed]"
 )
-_WITH_DEPTH = "synthetic, tum:DIR, realsense, RealSense recordings, and image folders with a depth folder"
+_WITH_DEPTH = (
+    "synthetic, tum:DIR, nyu:FILE.mat, realsense, RealSense, .mcap and ROS recordings, and image folders with "
+    "a depth folder"
+)
+_RECORDING_OPTIONS = ("color", "depth", "depth_scale")
 
 
 def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -> Source:
@@ -26,7 +31,9 @@ def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -
             (``DIR`` with pictures, or with ``color`` or ``rgb`` and ``depth`` inside;
             ``DIR?depth_scale=0.001&fps=30``), an ``http(s)://`` or ``rtsp://`` URL, ``realsense[:SERIAL]``
             (``realsense?size=640x480&fps=30&filters=spatial,temporal,hole_filling``), a RealSense recording
-            (``FILE.bag?filters=spatial``), ``tum:DIR``, or ``synthetic[:seed]``
+            (``FILE.bag?filters=spatial``), an ``.mcap`` file or a ROS recording (``.bag``, ``.db3``, a ROS 2
+            folder; ``run.mcap?color=/TOPIC&depth=/TOPIC&depth_scale=0.001``), ``tum:DIR``, ``nyu:FILE.mat``,
+            or ``synthetic[:seed]``
             (``synthetic:7?size=640x480``).
         depth: None for the depth that the source itself carries, "none" for colour alone, or for an image
             folder the folder of its depth pictures.
@@ -56,6 +63,12 @@ def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -
 
     if is_realsense_recording(uri.partition("?")[0]):
         return open_recording(uri, with_depth=depth != "none")
+    if scheme == "nyu" and separator:
+        from .nyu import NyuSource
+
+        return NyuSource(rest, with_depth=depth != "none")
+    if _is_recording(uri):
+        return _recording(uri, depth)
 
     from .opencv import CameraSource, VideoFileSource, is_url
 
@@ -72,7 +85,7 @@ def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -
         return CameraSource(camera, timeout_s=timeout_s)
     if carries_depth:
         return _folder(uri, None, depth != "none")
-    if Path(uri).is_file() and Path(uri).suffix.lower() not in (".bag", ".mcap", ".db3", ".mat"):
+    if Path(uri).is_file() and Path(uri).suffix.lower() != ".mat":
         return VideoFileSource(uri)
     found = "exists, but is no source of frames" if Path(uri).exists() else "does not exist"
     raise SourceError(f"'{uri}' {found}; wanted {FORMS}.")
@@ -96,6 +109,39 @@ def _folder(uri: str, depth: str | None, with_depth: bool) -> Source:
     scale = _positive(options["depth_scale"], "depth_scale") if "depth_scale" in options else None
     fps = _positive(options["fps"], "fps") if "fps" in options else 30.0
     return FolderSource(folder, depth_folder=depth, with_depth=with_depth, depth_scale=scale, fps=fps)
+
+
+def _is_recording(uri: str) -> bool:
+    from .rosbag import is_ros_folder
+
+    if "://" in uri:
+        return False
+    path = uri if Path(uri).exists() else uri.rpartition("?")[0] or uri
+    return Path(path).suffix.lower() in (".mcap", ".bag", ".db3") or is_ros_folder(path)
+
+
+def _recording(uri: str, depth: str | None) -> Source:
+    from .mcap import McapLog
+    from .message_source import MessageSource
+    from .rosbag import RosLog
+
+    path, options = _options(uri, _RECORDING_OPTIONS)
+    scale = _positive(options["depth_scale"], "depth_scale") if "depth_scale" in options else None
+    log = McapLog(path) if Path(path).suffix.lower() == ".mcap" else RosLog(path)
+    try:
+        source = MessageSource(
+            log,
+            color=options.get("color"),
+            depth=options.get("depth"),
+            with_depth=depth != "none",
+            depth_scale=scale,
+        )
+        if depth == uri and source.depth_topic is None:
+            raise SourceError(f"{uri} carries no depth; sources that do are {_WITH_DEPTH}.")
+        return source
+    except BaseException:
+        log.close()
+        raise
 
 
 def _synthetic(uri: str, with_depth: bool) -> Source:
