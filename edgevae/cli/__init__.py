@@ -80,6 +80,7 @@ for command in (  # in the order of --help
     run.stream,
     run.embed,
     records.decode,
+    records.repair,
     models.info,
     models.export,
     models.quantize,

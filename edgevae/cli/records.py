@@ -1,4 +1,4 @@
-"""Commands that read records of latents: ``decode``."""
+"""Commands that read records of latents: ``decode`` and ``repair``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .common import ModelOption, OverwriteOption, QuietOption, ThreadsOption, co
 
 
 def decode(
-    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5 or .jsonl.")],
+    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5, .jsonl or .mcap.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures.")],
     model: ModelOption = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Decode every N-th latent.")] = 1,
@@ -37,3 +37,27 @@ def decode(
         complain(f"warning: {warning}.")
     count = decode_record(rows, network, output, every=every, overwrite=overwrite, quiet=quiet)
     print(f"decoded {count} of {len(rows)} latents into {output}")
+
+
+def repair(
+    record: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A record that was cut off: .mcap, .jsonl or .h5.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The new file; default: NAME.repaired.SUFFIX."),
+    ] = None,
+) -> None:
+    """Recover what a cut-off record still holds, into a new file.
+
+    The old file is only read. A row comes out as it was written, or not at all.
+    """
+    from ..repair import repair as run
+
+    found = run(record, output)
+    if found.output is None:
+        print(f"{record} is whole: {found.rows} {found.unit}; nothing to repair")
+    else:
+        print(f"recovered {found.rows} {found.unit} into {found.output}")
+    if found.lost:
+        print(found.lost)

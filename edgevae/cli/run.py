@@ -38,8 +38,9 @@ def stream(
         str,
         typer.Option(
             metavar="URI",
-            help="Camera index, /dev/video*, realsense[:serial], video file, RealSense .bag or .db3, image "
-            "folder, rtsp:// or http:// URL, tum:DIR, synthetic[:seed]. 'edgevae cameras' lists devices.",
+            help="Camera index, /dev/video*, realsense[:serial], video file, image folder, rtsp:// or http:// URL, "
+            ".mcap, RealSense or ROS .bag, .db3 or folder, tum:DIR, nyu:FILE.mat, synthetic[:seed]. 'edgevae cameras' "
+            "lists devices.",
         ),
     ],
     depth: DepthOption = None,
@@ -71,7 +72,18 @@ def stream(
     ] = OnLost.retry,
     record: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Record latents: .jsonl (text), .h5 (HDF5), - (text to a pipe)."),
+        typer.Option(
+            metavar="FILE",
+            help="Record latents: .jsonl (text), .h5 (HDF5), .mcap (Foxglove, with pictures), - (text to a pipe).",
+        ),
+    ] = None,
+    record_topics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="What an .mcap holds beside latents, by comma: color (JPEG) or color-raw, depth, "
+            "reconstruction; or none. Default: color,depth,reconstruction.",
+        ),
     ] = None,
     overwrite: OverwriteOption = False,
     stats: StatsOption = None,
@@ -87,7 +99,9 @@ def stream(
     if record is not None:
         from ..sinks import open_record
 
-        sinks.append(open_record(record, overwrite=overwrite))
+        sinks.append(open_record(record, overwrite=overwrite, pictures=_pictures(record_topics)))
+    elif record_topics is not None:
+        raise RecordError("--record-topics says what an .mcap record holds; add --record FILE.mcap.")
     if save_reconstructions is not None:
         from ..sinks.reconstructions import ReconstructionSink
 
@@ -117,7 +131,9 @@ def embed(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Any source 'edgevae stream --camera' takes.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Record: .h5 or .jsonl.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Record: .h5, .jsonl or .mcap.")
+    ],
     depth: DepthOption = None,
     model: ModelOption = None,
     overwrite: OverwriteOption = False,
@@ -143,6 +159,11 @@ def embed(
         limits=limits,
         progress=True,
     )
+
+
+def _pictures(names: str | None) -> list[str] | None:
+    """What --record-topics asks for; None for what is usual."""
+    return None if names is None else [name for name in names.split(",") if name not in ("", "none")]
 
 
 def _run(
