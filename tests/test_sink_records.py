@@ -28,7 +28,7 @@ from edgevae.latents import read_latents
 from edgevae.model import Model
 from edgevae.sinks import Row, RunInfo, open_record
 
-SUFFIXES = (".jsonl", ".h5")
+SUFFIXES = (".jsonl", ".h5", ".mcap")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def make_row(model: Model, index: int, **frame: bool) -> Row:
     return Row.of(picture, model.encode(picture.rgb, picture.depth))
 
 
-@pytest.mark.parametrize("name", ["z.jsonl", "z.h5", "z.hdf5", "Z.H5", "new/folder/z.h5"])
+@pytest.mark.parametrize("name", ["z.jsonl", "z.h5", "z.hdf5", "Z.H5", "new/folder/z.h5", "z.mcap"])
 def test_round_trip(model: Model, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     sink = open_record(path)
@@ -182,9 +182,9 @@ def test_overwrite_replaces_only_once_the_new_record_has_started(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["z.txt", "z", "z.h5.gz", "z.mcap"])
+@pytest.mark.parametrize("name", ["z.txt", "z", "z.h5.gz", "z.mcap.zst"])
 def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RecordError, match=r"wanted \.jsonl \(text\) or \.h5"):
+    with pytest.raises(RecordError, match=r"wanted \.jsonl \(text\), \.h5 \(HDF5\) or \.mcap"):
         open_record(tmp_path / name)
 
 
