@@ -192,7 +192,6 @@ class McapSink(RecordFile):
         self._whole_bytes = self._memory.position
         self._memory.parts.clear()
         self.rows = self._taken
-        self._failed = False
 
     def _append(self, parts: list[bytes]) -> None:
         assert self._file is not None
@@ -237,6 +236,7 @@ class McapSink(RecordFile):
             try:
                 self._cut()
                 self._hand_over()
+                self._failed = False
             except BaseException:
                 self._file.close()
                 self._file = None
