@@ -20,6 +20,8 @@ from .latents import HDF5_MAGIC, check_row, first_words, open_hdf5
 from .mcap_file import MAGIC, McapScan, need_mcap
 from .mcap_layout import LATENT_SCHEMA
 
+_HDF5_ROWS = ("latent", "timestamp_ns", "frame", "arrival_ns", "pose", "depth_valid", "source")
+
 
 @dataclass(slots=True)
 class Repair:
@@ -169,19 +171,20 @@ def _copy_hdf5(path: Path, target: Path) -> tuple[Repair, bool]:
     try:
         with open_hdf5(path) as old:
             whole = not old.swmr_mode
-            names = [name for name, data in old.items() if isinstance(data, h5py.Dataset) and data.ndim]
-            lengths = {name: old[name].shape[0] for name in names}
-            if not {"latent", "frame"} <= set(names):
+            rows = [name for name in _HDF5_ROWS if isinstance(old.get(name), h5py.Dataset)]
+            if not {"latent", "frame"} <= set(rows):
                 raise RecordError(f"{path} is HDF5, but not a record of latents; nothing can be recovered.")
-            count = min(lengths.values())
+            lengths = [old[name].shape[0] for name in rows]
+            count = min(lengths)
             with h5py.File(copy, "w") as new:
                 new.attrs.update(old.attrs)
-                for name in names:
-                    rows = old[name][:count]
-                    new.create_dataset(
-                        name, data=rows, maxshape=(None, *rows.shape[1:]), chunks=old[name].chunks
-                    )
-            extra = max(lengths.values()) - count
+                for name, data in old.items():
+                    if name in rows:
+                        shape = (None, *data.shape[1:])
+                        new.create_dataset(name, data=data[:count], maxshape=shape, chunks=data.chunks)
+                    else:
+                        old.copy(name, new)
+            extra = max(lengths) - count
     except RecordError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import json
 import resource
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from edgevae.errors import EdgevaeError, RecordError
 from edgevae.latents import read_latents
 from edgevae.mcap_file import McapScan
 from edgevae.model import Model
+from edgevae.repair import repair
 from edgevae.sinks import Row, RunInfo, open_record
 from edgevae.sinks.mcap import McapSink
 
@@ -232,14 +234,15 @@ def test_every_chunk_ends_with_a_row(model: Model, info: RunInfo, tmp_path: Path
     assert len(read_latents(path)) == 30
 
 
-def test_large_pictures_do_not_pile_up(model: Model, info: RunInfo, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("edgevae.sinks.mcap.CHUNK_BYTES", 20_000)
+def test_pictures_do_not_pile_up(
+    model: Model, info: RunInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edgevae.sinks.mcap.FLUSH_SECONDS", 1e9)
     sink = open_record(tmp_path / "z.mcap", pictures=["color-raw"])
     sink.open(info)
     for i in range(40):
         sink.write(make_row(model, i))
-        assert len(read_latents(tmp_path / "z.mcap")) > i - 10
+        assert sink.rows == len(read_latents(tmp_path / "z.mcap")) > i - 8
     sink.close()
 
 
@@ -278,72 +281,70 @@ def disk_full_at(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_after_a_full_disk_the_record_goes_on(model: Model, info: RunInfo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pictures", [["color-raw"], []])
+def test_a_full_disk_leaves_a_complete_file(
+    model: Model, info: RunInfo, tmp_path: Path, pictures: list[str]
+) -> None:
+    path = tmp_path / "z.mcap"
+    sink = open_record(path, pictures=pictures)
+    sink.open(info)
+    with disk_full_at(60_000):
+        with pytest.raises(RecordError, match=r"z\.mcap: File too large; check the disk"):  # noqa: PT012
+            for i in range(1000):
+                sink.write(make_row(model, i))
+                sink.flush()
+        sink.close()
+        sink.close()
+    assert sink.rows == i > 5
+    np.testing.assert_array_equal(read_latents(path).frame, np.arange(i))
+    assert len(contents(path)["/latent"]) == i  # by its index
+    scan = McapScan(path)
+    assert sum(1 for _ in scan) > i
+    assert scan.complete
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_all_the_same_is_cut_back(
+    model: Model, info: RunInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no room can be set aside, or a disk fails that had room."""
     path = tmp_path / "z.mcap"
     sink = open_record(path, pictures=["color-raw"])
     sink.open(info)
     sink.write(make_row(model, 0))
-    with disk_full_at(path.stat().st_size + 5000):
-        sink.write(make_row(model, 1))
-        sink.flush()
-        lost_at = 1
-        with pytest.raises(RecordError, match=r"z\.mcap: File too large; check the disk"):  # noqa: PT012
-            while lost_at < 20:
-                lost_at += 1
-                sink.write(make_row(model, lost_at))
-                sink.flush()
-        with pytest.raises(RecordError, match="File too large"):
-            sink.close()
-        assert len(read_latents(path)) == lost_at  # cut back to the last whole chunk
-        assert sink.rows == lost_at
-        with pytest.raises(RecordError, match="File too large"):
-            sink.open(info)  # still full
-        sink.close()
-    sink.open(info)
-    for i in range(lost_at + 1, lost_at + 5):
-        sink.write(make_row(model, i))
-    sink.close()
-    assert sink.rows == lost_at + 5
-    record = read_latents(path)
-    np.testing.assert_array_equal(record.frame, np.arange(lost_at + 5))  # nothing lost, nothing twice
-    found = contents(path)  # with its index
-    assert len(found["/latent"]) == len(found["/camera/color"]) == lost_at + 5
-    assert list(tmp_path.iterdir()) == [path]
+    whole = path.read_bytes()
 
+    def not_supported(*arguments: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not here")
 
-def test_a_record_closed_on_a_disk_with_room_again_is_complete(
-    model: Model, info: RunInfo, tmp_path: Path
-) -> None:
-    path = tmp_path / "z.mcap"
-    sink = open_record(path)
-    sink.open(info)
-    sink.write(make_row(model, 0))
-    with disk_full_at(path.stat().st_size + 10):
+    monkeypatch.setattr("os.posix_fallocate", not_supported)
+    with disk_full_at(len(whole) + 1000):
         sink.write(make_row(model, 1))
-        with pytest.raises(RecordError):
+        with pytest.raises(RecordError, match="File too large"):
             sink.flush()
-    sink.close()
-    assert len(contents(path)["/latent"]) == 2
-    sink.open(info)  # a loop that retries may still do so
     sink.write(make_row(model, 2))
-    sink.close()
-    assert len(contents(path)["/latent"]) == 3
+    with pytest.raises(RecordError, match="could not take a chunk before"):
+        sink.close()
+    assert path.read_bytes() == whole
+    assert sink.rows == len(read_latents(path)) == 1
+    found = repair(path)
+    assert found.rows == 1
+    assert found.output is not None
+    assert len(contents(found.output)["/latent"]) == 1
 
 
-def test_a_file_that_was_moved_away_is_not_written_into(model: Model, info: RunInfo, tmp_path: Path) -> None:
+def test_a_record_that_cannot_begin_leaves_nothing(model: Model, info: RunInfo, tmp_path: Path) -> None:
     path = tmp_path / "z.mcap"
     sink = open_record(path)
     sink.open(info)
-    sink.write(make_row(model, 0))
-    sink.write(make_row(model, 1))
-    with disk_full_at(path.stat().st_size + 10), pytest.raises(RecordError):
-        sink.close()
-    path.rename(tmp_path / "kept.mcap")
-    sink.open(info)
-    sink.write(make_row(model, 2))
+    with disk_full_at(100), pytest.raises(RecordError, match="File too large"):
+        sink.write(make_row(model, 0))
     sink.close()
-    assert read_latents(tmp_path / "kept.mcap").frame.tolist() == [0]
-    assert read_latents(path).frame.tolist() == [2]
+    assert list(tmp_path.iterdir()) == []
+    sink.open(info)  # the disk has room again
+    sink.write(make_row(model, 1))
+    sink.close()
+    assert read_latents(path).frame.tolist() == [1]
 
 
 def test_rotations_of_every_kind_survive() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from edgevae.errors import FrameError, SourceError
 from edgevae.frame import Frame
 from edgevae.sinks import open_record
 from edgevae.sources import Source, open_source
-from edgevae.sources.rosbag import is_realsense
 
 ROS1, ROS2 = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_HUMBLE)
 START_NS = 1_700_000_000_000_000_000
@@ -487,22 +485,6 @@ def test_a_foreign_file(tmp_path: Path, name: str) -> None:
 def test_a_url_that_ends_like_a_recording_is_a_stream() -> None:
     with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:9"):
         open_source("http://127.0.0.1:9/log.mcap", timeout_s=1.0)
-
-
-def test_realsense_recordings_are_told_from_ros(tmp_path: Path) -> None:
-    topic = "/device_0/sensor_0/Depth_0/image/data"
-    for kind in ("bag", "db3"):
-        (tmp_path / kind).mkdir()
-        assert not is_realsense(write(kind, tmp_path / kind, usual(2)))
-        (tmp_path / kind / "rs").mkdir()
-        assert is_realsense(
-            write(kind, tmp_path / kind / "rs", [image(topic, START_NS, depth_of(0), "mono16")])
-        )
-    (tmp_path / "x.bag").write_bytes(b"#ROSBAG V2.0\n")
-    assert not is_realsense(tmp_path / "x.bag")
-    sqlite3.connect(tmp_path / "x.db3").close()
-    assert not is_realsense(tmp_path / "x.db3")
-    assert not is_realsense(tmp_path / "nowhere.db3")
 
 
 @pytest.mark.parametrize("uri", ["synthetic:3?size=64x48", "tum"])

@@ -1,11 +1,12 @@
 """A record in MCAP that robotics viewers (Foxglove, Rerun) open as it is: pictures, camera, poses, latents.
 
 The library collects messages into chunks, compresses each, and writes an index at the end. A killed writer
-loses the open chunk and the index, so chunks are small: they end with a row, twice a second or every few
-megabytes.
+loses the open chunk and the index, so chunks are small: they end with a row, twice a second or, with
+pictures, after eight rows.
 
-The library cannot go on after a write that failed. So it writes into memory, and whole chunks are handed to
-the file from there: a chunk that the disk does not take is cut off again and kept for the next try.
+The library cannot go on after a write that failed. So it is given a chunk only when the disk has room for
+that and for the index, and it writes into memory; a file that still could not take a chunk is cut back to
+the last one. A full disk leaves a complete file behind.
 
 What a 640x480 frame costs, measured on one core of a server processor: JPEG at quality 90 1.1 ms and 60 KB
 (raw colour 1.7 ms and 880 KB), depth as it is in a chunk under LZ4 1.4 ms and 175 KB (under Zstandard 2.8 ms
@@ -14,16 +15,16 @@ and 100 KB; as PNG 7 ms and 130 KB).
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
-import pickle
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +38,12 @@ from .mcap_messages import CAMERA, calibration, millimetres, raw_image, transfor
 
 PICTURES = ("color", "color-raw", "depth", "reconstruction")
 DEFAULT_PICTURES = ("color", "depth", "reconstruction")
-CHUNK_BYTES = 4 << 20
 FLUSH_SECONDS = 0.5
+FLUSH_PICTURES = 8  # rows with pictures that may wait: as many as wait before a sink
 JPEG_QUALITY = 90
 _NEVER = 1 << 62
+_SPARE_BYTES = 1 << 15
+_INDEX_BYTES = 320  # of one chunk in the index, with all topics
 _NS = 1_000_000_000
 
 
@@ -70,22 +73,6 @@ class McapSink(RecordFile):
             what = f"unknown: {unknown[0]}" if unknown else "color and color-raw are two ways of one picture"
             raise RecordError(f"cannot record these pictures ({what}); wanted some of {', '.join(PICTURES)}.")
         self.needs_pictures = bool(self._pictures)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Back to a sink that has seen no row; ``rows`` stays, for the summary."""
-        self._writer: Any = None
-        self._memory = _Memory()
-        self._channels: dict[str, int] = {}
-        self._schemas: dict[str, int] = {}
-        self._identity: tuple[int, int] | None = None
-        self._whole_bytes = 0
-        self._open_bytes = 0
-        self._taken = 0
-        self._failed = False
-        self._last: Row | None = None
-        self._waiting_logs: list[tuple[str, int]] = []
-        self._flushed_s = time.monotonic()
 
     def open(self, run: RunInfo) -> None:
         try:
@@ -112,143 +99,137 @@ class McapSink(RecordFile):
             "pose": FrameTransform_pb2.FrameTransform,
             "log": Log_pb2.Log,
         }
-        self._run = run
-        if self._goes_on():
-            self._reopen()
-            return
-        self._forget()
         self.refuse_existing()
         ready_folder(self.path.parent)
+        self._run = run
+        self._memory = _Memory()
+        self._channels: dict[str, int] = {}
+        self._schemas: dict[str, int] = {}
+        self._waiting: list[_Message] = []
+        self._waiting_rows = 0
+        self._broken = False
+        self._last: Row | None = None
+        self._early_logs: list[tuple[str, int]] = []
+        self._flushed_s = time.monotonic()
 
     def write(self, row: Row) -> None:
         self._last = row
-        if self._writer is None:
-            self._start_library(row)
-        for text, at_ns in self._waiting_logs:
+        for text, at_ns in self._early_logs:
             self._log(row.timestamp_ns - max(row.arrival_ns - at_ns, 0), text)
-        self._waiting_logs.clear()
+        self._early_logs.clear()
         self._add(row)
-        self._taken += 1
-        due = self._open_bytes >= CHUNK_BYTES or time.monotonic() - self._flushed_s >= FLUSH_SECONDS
-        if self._file is None or due:
+        self._waiting_rows += 1
+        due = time.monotonic() - self._flushed_s >= FLUSH_SECONDS
+        if self._file is None or due or (self.needs_pictures and self._waiting_rows >= FLUSH_PICTURES):
             self.flush()
 
     def source_changed(self, lost: str) -> None:
         now_ns = time.monotonic_ns()
         if self._last is None:  # no clock to state a time on, and no file yet
-            self._waiting_logs.append((lost, now_ns))
+            self._early_logs.append((lost, now_ns))
         else:
             self._log(self._last.timestamp_ns + max(now_ns - self._last.arrival_ns, 0), lost)
 
     def flush(self) -> None:
-        if self._writer is None or self._taken == 0:
+        messages, self._waiting = self._waiting, []
+        rows, self._waiting_rows = self._waiting_rows, 0
+        if not messages:
             return
-        self._writer.flush()  # into memory
-        self._open_bytes = 0
         with os_errors_as_sentences(self.path):
             if self._file is None:
-                self._appear()
+                self._start(messages)
             else:
-                self._hand_over()
+                self._append(self._file, messages)
+        self.rows += rows
         self._flushed_s = time.monotonic()
 
     def close(self) -> None:
-        if self._file is None:
-            return
         try:
-            self.flush()
-            with os_errors_as_sentences(self.path):
-                self._write_index()
+            if self._file is not None:
+                self.flush()
         finally:
-            file, self._file = self._file, None
-            with os_errors_as_sentences(self.path):
-                file.close()
-        if not self._failed:
-            self._forget()
+            if self._file is not None:
+                file, self._file = self._file, None
+                with os_errors_as_sentences(self.path), file:
+                    if not self._broken:
+                        self._writer.finish()
+                        self._hand_over(file)
 
     # --- the file
 
-    def _appear(self) -> None:
-        """The file with the first row in it, under its own name; on failure there is none."""
+    def _start(self, messages: list[_Message]) -> None:
         temporary = temporary_name(self.path)
+        file = io.FileIO(temporary, "w")
         try:
-            self._file = io.FileIO(temporary, "w")
-            self._hand_over()
+            self._start_library()
+            self._append(file, messages)
             self.refuse_existing()
             move_into_place(temporary, self.path, overwrite=self.overwrite)
         except BaseException:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            file.close()
             temporary.unlink(missing_ok=True)
-            self._forget()
             raise
-        stat = os.fstat(self._file.fileno())
-        self._identity = (stat.st_dev, stat.st_ino)
+        self._file = file
 
-    def _hand_over(self) -> None:
-        """Append what waits in memory, all of it or, raising OSError, nothing."""
-        self._append(self._memory.parts)
-        self._whole_bytes = self._memory.position
-        self._memory.parts.clear()
-        self.rows = self._taken
+    def _append(self, file: io.FileIO, messages: list[_Message]) -> None:
+        """Add a chunk, all of it or, raising OSError, nothing."""
+        if self._broken:
+            raise RecordError(f"{self.path} could not take a chunk before; nothing is added to it.")
+        self._check_space(file, sum(len(message.data) for message in messages), len(messages))
+        for message in messages:
+            if message.topic not in self._channels:
+                self._channels[message.topic] = self._channel(message)
+            log_ns = max(message.at_ns, 0)  # MCAP's own times have no sign
+            self._writer.add_message(
+                self._channels[message.topic], log_ns, message.data, log_ns, message.sequence
+            )
+        self._writer.flush()  # into memory
+        self._chunks += 1
+        self._hand_over(file)
 
-    def _append(self, parts: list[bytes]) -> None:
-        assert self._file is not None
+    def _check_space(self, file: io.FileIO, data_bytes: int, messages: int) -> None:
+        """Make sure of room for what the next chunk and then the index can need.
+
+        Raises:
+            OSError: the disk is full, or a quota or limit is reached.
+        """
+        wanted = _SPARE_BYTES + data_bytes + data_bytes // 100 + 64 * messages + _INDEX_BYTES * self._chunks
+        try:
+            os.posix_fallocate(file.fileno(), self._whole_bytes, wanted)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            # This file system cannot set space aside; writing to it works all the same.
+        finally:
+            with suppress(
+                OSError
+            ):  # given back at once: zeros behind a killed writer's last chunk are no use
+                file.truncate(self._whole_bytes)
+
+    def _hand_over(self, file: io.FileIO) -> None:
+        """Write what is in memory; on failure cut the file back to where it was whole."""
+        parts, self._memory.parts = self._memory.parts, []
         try:
             for part in parts:
                 view = memoryview(part)
                 while view:  # a raw file may take less than it is given
-                    view = view[self._file.write(view) :]
+                    view = view[file.write(view) :]
+            self._whole_bytes = self._memory.position
         except OSError:
-            self._failed = True
+            self._broken = True  # the library believes in a chunk that is not there
             with suppress(OSError):
-                self._cut()
+                file.truncate(self._whole_bytes)
             raise
-
-    def _cut(self) -> None:
-        """Back to the last whole chunk."""
-        assert self._file is not None
-        self._file.truncate(self._whole_bytes)
-        self._file.seek(self._whole_bytes)
-
-    def _write_index(self) -> None:
-        """The end of the file. After a failure ``open`` may follow, so then a copy of the writer ends."""
-        writer, memory = self._writer, self._memory
-        if self._failed:
-            writer, memory = pickle.loads(pickle.dumps((writer, memory)))
-        writer.finish()
-        self._append(memory.parts)
-
-    def _goes_on(self) -> bool:
-        """Whether the file that was begun is still the one at the path."""
-        if self._identity is None:
-            return False
-        try:
-            stat = self.path.stat()
-        except OSError:
-            return False
-        return (stat.st_dev, stat.st_ino) == self._identity
-
-    def _reopen(self) -> None:
-        with os_errors_as_sentences(self.path):
-            self._file = io.FileIO(self.path, "r+")
-            try:
-                self._cut()
-                self._hand_over()
-                self._failed = False
-            except BaseException:
-                self._file.close()
-                self._file = None
-                raise
 
     # --- the messages
 
-    def _start_library(self, row: Row) -> None:
+    def _start_library(self) -> None:
         from .. import __version__
 
-        spec = self._run.spec
-        self._writer = self._mcap.Writer(
+        spec, row = self._run.spec, self._last
+        assert row is not None
+        self._chunks = self._whole_bytes = 0
+        self._writer: Any = self._mcap.Writer(
             self._memory, chunk_size=_NEVER, compression=self._mcap.CompressionType.LZ4
         )
         self._writer.start(library=f"edgevae {__version__}")
@@ -342,26 +323,30 @@ class McapSink(RecordFile):
             seconds, nanoseconds = divmod(at_ns, _NS)
             fields["timestamp"] = {"seconds": seconds, "nanos": nanoseconds}
         data = self._classes[kind](**fields).SerializeToString()
-        if topic not in self._channels:
-            self._channels[topic] = self._channel(topic, kind)
-        log_ns = max(at_ns, 0)  # MCAP's own times have no sign
-        self._writer.add_message(self._channels[topic], log_ns, data, log_ns, sequence & 0xFFFFFFFF)
-        self._open_bytes += len(data)
+        self._waiting.append(_Message(topic, kind, at_ns, sequence & 0xFFFFFFFF, data))
 
-    def _channel(self, topic: str, kind: str) -> int:
-        message = self._classes[kind]
-        if kind not in self._schemas:
+    def _channel(self, first: _Message) -> int:
+        message = self._classes[first.kind]
+        if first.kind not in self._schemas:
             name = message.DESCRIPTOR.full_name
             definition = self._descriptors(message).SerializeToString()
-            self._schemas[kind] = self._writer.register_schema(name, "protobuf", definition)
+            self._schemas[first.kind] = self._writer.register_schema(name, "protobuf", definition)
         about = {}
-        if topic == layout.DEPTH and self._last is not None:
+        if first.topic == layout.DEPTH and self._last is not None:
             about["depth_scale"] = repr(self._last.depth_scale)  # metres a unit of 16UC1
-        return int(self._writer.register_channel(topic, "protobuf", self._schemas[kind], about))
+        return int(self._writer.register_channel(first.topic, "protobuf", self._schemas[first.kind], about))
+
+
+class _Message(NamedTuple):
+    topic: str
+    kind: str
+    at_ns: int
+    sequence: int
+    data: bytes
 
 
 class _Memory:
-    """What the library takes for the file; it holds ``parts`` until the file has taken them."""
+    """What the library takes for the file; ``parts`` are what it wrote and the file has not taken yet."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []

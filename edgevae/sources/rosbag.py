@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from ..frame import Intrinsics
 from .message_source import MessageLog
 from .messages import ImageMessage
 from .ros_messages import CAMERA, COMPRESSED, IMAGE, need_rosbags, ros_camera, ros_image
-
-_SNIFFED_BYTES = 1 << 20
 
 
 class RosLog(MessageLog):
@@ -104,26 +101,4 @@ def is_ros_folder(path: str | Path) -> bool:
         with (Path(path) / "metadata.yaml").open("rb") as file:
             return b"rosbag2_bagfile_information" in file.read(4096)
     except OSError:
-        return False
-
-
-def is_realsense(path: str | Path) -> bool:
-    """Whether RealSense's own software recorded this ``.bag`` or ``.db3``: its topics begin with /device_."""
-    path = Path(path)
-    try:
-        if path.suffix.lower() == ".db3":
-            database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-            try:
-                found = database.execute(
-                    "SELECT 1 FROM topics WHERE name LIKE '/device\\_%' ESCAPE '\\' LIMIT 1"
-                )
-                return found.fetchone() is not None
-            finally:
-                database.close()
-        with path.open("rb") as file:
-            head = file.read(_SNIFFED_BYTES)
-            file.seek(max(path.stat().st_size - _SNIFFED_BYTES, 0))
-            # Connection records name topics: at the end of a bag, and at the start of its first chunk.
-            return head.startswith(b"#ROSBAG") and b"topic=/device_" in head + file.read()
-    except (OSError, sqlite3.Error):
         return False
