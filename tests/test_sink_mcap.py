@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import json
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -391,3 +392,34 @@ def test_without_the_library_one_sentence(
         EdgevaeError, match=r'need mcap, which is not installed; pip install "edgevae\[mcap\]"'
     ):
         McapSink(tmp_path / "z.mcap").open(info)
+
+
+def test_the_documented_schema_is_the_one_in_the_file(model: Model, tmp_path: Path) -> None:
+    document = (Path(__file__).parents[1] / "docs" / "records.md").read_text()
+    declared = document[document.index("message Latent {") : document.index("```\n\nAny MCAP library")]
+    fields = re.findall(r"^  ((?:repeated )?\w+) (\w+) = (\d+);", declared, re.MULTILINE)
+    path = tmp_path / "run.mcap"
+    stream.run(MemorySource(2), model, [open_record(path)])
+    _, _, row = contents(path)["/latent"][0]
+    kinds = {1: "double", 2: "float", 6: "fixed64", 9: "string", 16: "sfixed64"}
+    held = [
+        (f"{'repeated ' if field.is_repeated else ''}{kinds[field.type]}", field.name, str(field.number))
+        for field in row.DESCRIPTOR.fields
+    ]
+    assert fields == held
+    for topic in contents(path):
+        assert f"`{topic}`" in document
+
+
+def test_the_documented_example_runs(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = (Path(__file__).parents[1] / "docs" / "records.md").read_text()
+    code = document.split("<!-- reading example -->\n```python\n")[1].split("```")[0]
+    stream.run(MemorySource(3), model, [open_record(tmp_path / "run.mcap")])
+    monkeypatch.chdir(tmp_path)
+    exec(code)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in shown] == [
+        [str(i), str(START_NS + i * 33_000_000)] for i in range(3)
+    ]
