@@ -357,12 +357,12 @@ def test_intrinsics_that_do_not_belong_are_left_out(tmp_path: Path) -> None:
         (
             [info(INFO, START_NS)],
             "",
-            "holds no color pictures; it has no pictures, only /camera/color/camera_info",
+            "holds no colour pictures; it has no pictures, only /camera/color/camera_info",
         ),
         (
             [image(DEPTH, START_NS, depth_of(0), "16UC1")],
             "",
-            "holds no color pictures; it has /camera/aligned",
+            "holds no colour pictures; it has /camera/aligned",
         ),
         (
             [*usual(2)[:4], image(DEPTH, START_NS, depth_of(0)[:12, :16].copy(), "16UC1")],
@@ -519,3 +519,12 @@ def test_a_record_of_latents_alone_is_no_source(tiny_model_path: Path, tmp_path:
     stream.run(open_source("synthetic:3?size=64x48"), model, [open_record(path)], max_frames=3)
     with pytest.raises(SourceError, match=r"no pictures, only .*/latent \(edgevae\.Latent\)"):
         open_source(str(path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_may_be_closed_at_any_time(tmp_path: Path, kind: str) -> None:
+    source = open_source(write(kind, tmp_path, usual()))
+    assert source.read() is not None
+    source.close()
+    source.close()
+    assert source.read() is None

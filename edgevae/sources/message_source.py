@@ -146,6 +146,8 @@ class MessageSource(Source):
 
     def close(self) -> None:
         self._ended = True
+        self._ready.clear()
+        self._messages = iter(())  # lets go of the file that was being read
         self._log.close()
 
     def _advance(self) -> None:
@@ -186,18 +188,19 @@ class MessageSource(Source):
 
 def _chosen(log: MessageLog, wanted: str, topic: str | None, names: tuple[str, ...]) -> str:
     """The topic of the given kind, as asked for or the best by name."""
+    word = {"color": "colour"}.get(wanted, wanted)
     if topic is not None:
         if topic not in log.first:
             raise SourceError(f"{log.name} has no pictures on {topic}; it has {_listed(log)}.")
         if kind(log.first[topic]) != wanted:
             raise SourceError(
                 f"{topic} of {log.name} holds {log.first[topic].encoding or 'unnamed'} pictures, wanted "
-                f"{wanted}; it has {_listed(log)}."
+                f"{word}; it has {_listed(log)}."
             )
         return topic
     fit = [name for name, message in log.first.items() if kind(message) == wanted]
     if not fit:
-        raise SourceError(f"{log.name} holds no {wanted} pictures; it has {_listed(log)}.")
+        raise SourceError(f"{log.name} holds no {word} pictures; it has {_listed(log)}.")
     return min(fit, key=lambda name: _rank(log.first[name], names))
 
 
