@@ -168,7 +168,7 @@ def test_decode_refuses_the_latents_of_another_model(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("suffix", [".h5", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".h5", ".jsonl", ".mcap"])
 def test_signals_flush_close_and_summarise(
     tiny_model_path: Path, tmp_path: Path, number: signal.Signals, suffix: str
 ) -> None:
