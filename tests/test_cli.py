@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from edgevae import model_file
 from edgevae.cli import main
 from edgevae.latents import read_latents
 
+MCAP = pytest.mark.skipif(find_spec("mcap") is None, reason="needs mcap")
 NO_TORCH = """
 import sys
 from importlib.machinery import PathFinder
@@ -168,7 +170,7 @@ def test_decode_refuses_the_latents_of_another_model(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("suffix", [".h5", ".jsonl", ".mcap"])
+@pytest.mark.parametrize("suffix", [".h5", ".jsonl", pytest.param(".mcap", marks=MCAP)])
 def test_signals_flush_close_and_summarise(
     tiny_model_path: Path, tmp_path: Path, number: signal.Signals, suffix: str
 ) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,8 @@ from edgevae.latents import read_latents
 from edgevae.model import Model
 from edgevae.sinks import Row, RunInfo, open_record
 
-SUFFIXES = (".jsonl", ".h5", ".mcap")
+MCAP = pytest.mark.skipif(find_spec("mcap") is None, reason="needs mcap")
+SUFFIXES = (".jsonl", ".h5", pytest.param(".mcap", marks=MCAP))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,9 @@ def make_row(model: Model, index: int, **frame: bool) -> Row:
     return Row.of(picture, model.encode(picture.rgb, picture.depth))
 
 
-@pytest.mark.parametrize("name", ["z.jsonl", "z.h5", "z.hdf5", "Z.H5", "new/folder/z.h5", "z.mcap"])
+@pytest.mark.parametrize(
+    "name", ["z.jsonl", "z.h5", "z.hdf5", "Z.H5", "new/folder/z.h5", pytest.param("z.mcap", marks=MCAP)]
+)
 def test_round_trip(model: Model, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     sink = open_record(path)
