@@ -504,7 +504,8 @@ def test_a_file_is_played_at_the_pace_asked_for(model: Model) -> None:
 def test_a_live_source_gives_fresh_frames_at_the_pace_asked_for(model: Model) -> None:
     stats = stream.run(MemorySource(200, live=True, interval_s=0.005), model, max_fps=20)
     assert stats.frames_in == 200
-    assert 5 <= stats.encoded <= stats.seconds * 20 + 2
+    # One at either end, and one more as a frame that came late does not put off the next.
+    assert 5 <= stats.encoded <= stats.seconds * 20 + 3
     assert stats.dropped == 200 - stats.encoded
 
 

@@ -38,9 +38,9 @@ def stream(
         str,
         typer.Option(
             metavar="URI",
-            help="Camera index, /dev/video*, realsense[:serial], video file, image folder, rtsp:// or http:// URL, "
-            ".mcap, RealSense or ROS .bag, .db3 or folder, tum:DIR, nyu:FILE.mat, synthetic[:seed]. 'edgevae cameras' "
-            "lists devices.",
+            help="Camera index, /dev/video*, realsense[:serial], video file, image folder, rtsp:// or "
+            "http:// URL, .mcap, RealSense or ROS .bag, .db3 or folder, tum:DIR, nyu:FILE.mat, "
+            "synthetic[:seed]. 'edgevae cameras' lists devices.",
         ),
     ],
     depth: DepthOption = None,
@@ -74,7 +74,8 @@ def stream(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Record latents: .jsonl (text), .h5 (HDF5), .mcap (Foxglove, with pictures), - (text to a pipe).",
+            help="Record latents: .jsonl (text), .h5 (HDF5), .mcap (Foxglove, with pictures), - (text to a "
+            "pipe).",
         ),
     ] = None,
     record_topics: Annotated[

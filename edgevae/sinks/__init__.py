@@ -11,9 +11,7 @@ from .base import RecordFile, Row, RunInfo, Sink
 __all__ = ["RecordFile", "Row", "RunInfo", "Sink", "open_record"]
 
 
-def open_record(
-    path: str | Path, *, overwrite: bool = False, pictures: Iterable[str] | None = ()
-) -> Sink:
+def open_record(path: str | Path, *, overwrite: bool = False, pictures: Iterable[str] | None = ()) -> Sink:
     """The sink for a record named ``path``, by its suffix: ``.jsonl``, ``.h5`` or ``.hdf5``, ``.mcap``.
 
     ``-`` stands for JSON lines on standard output.

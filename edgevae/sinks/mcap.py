@@ -99,6 +99,7 @@ class McapSink(RecordFile):
             "pose": FrameTransform_pb2.FrameTransform,
             "log": Log_pb2.Log,
         }
+        self.name_next()
         self.refuse_existing()
         ready_folder(self.path.parent)
         self._run = run
@@ -170,6 +171,7 @@ class McapSink(RecordFile):
             temporary.unlink(missing_ok=True)
             raise
         self._file = file
+        self.files.append(self.path)
 
     def _append(self, file: io.FileIO, messages: list[_Message]) -> None:
         """Add a chunk, all of it or, raising OSError, nothing."""

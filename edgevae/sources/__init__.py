@@ -17,8 +17,8 @@ FORMS = (
     "tum:DIR, nyu:FILE.mat, or synthetic[:seed]"
 )
 _WITH_DEPTH = (
-    "synthetic, tum:DIR, nyu:FILE.mat, realsense, RealSense, .mcap and ROS recordings, and image folders with "
-    "a depth folder"
+    "synthetic, tum:DIR, nyu:FILE.mat, realsense, RealSense, .mcap and ROS recordings, and image folders "
+    "with a depth folder"
 )
 _RECORDING_OPTIONS = ("color", "depth", "depth_scale")
 
