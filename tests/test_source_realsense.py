@@ -487,7 +487,7 @@ def test_broken_recordings(recording: Path, tmp_path: Path) -> None:
         if content is not None:
             path.write_bytes(content)
         assert not is_realsense_recording(path)
-        with pytest.raises(SourceError, match=r"no source of frames; wanted|does not exist; wanted"):
+        with pytest.raises(SourceError, match=r"cannot be read as a ROS recording|no recording .*wanted"):
             open_source(str(path))
         with pytest.raises(SourceError, match=r"no RealSense recording|no file"):
             RealsenseFile(path)

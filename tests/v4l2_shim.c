@@ -199,17 +199,17 @@ static int answer(unsigned long request, void *argument) {
         if (size->index || size->pixel_format != V4L2_PIX_FMT_YUYV) return fail(EINVAL);
         if (setting("SHIM_RANGES", 0)) {
             size->type = V4L2_FRMSIZE_TYPE_STEPWISE;
-            size->stepwise = (struct v4l2_frmsize_stepwise){16, WIDTH, 16, 12, HEIGHT, 12};
+            size->stepwise = (struct v4l2_frmsize_stepwise){16, width, 16, 12, height, 12};
             return 0;
         }
         size->type = V4L2_FRMSIZE_TYPE_DISCRETE;
-        size->discrete.width = WIDTH;
-        size->discrete.height = HEIGHT;
+        size->discrete.width = width;
+        size->discrete.height = height;
         return 0;
     }
     case VIDIOC_ENUM_FRAMEINTERVALS: {
         struct v4l2_frmivalenum *interval = argument;
-        if (interval->index > 1 || interval->width != WIDTH || interval->height != HEIGHT) return fail(EINVAL);
+        if (interval->index > 1 || interval->width != width || interval->height != height) return fail(EINVAL);
         unsigned fps = (unsigned)(1000000 / setting("SHIM_PERIOD_US", 20000));
         if (setting("SHIM_RANGES", 0)) {
             interval->type = V4L2_FRMIVAL_TYPE_CONTINUOUS;
