@@ -62,6 +62,7 @@ class Frame:
         pose: float64 (4, 4) camera-to-world, OpenCV camera frame, metres; None where unknown.
         measured: bool (H, W), where ``depth`` is the sensor's own reading and not one that a filter
             invented; None: wherever there is one.
+        pair_ms: time it took to match and register the depth of a second source; None for one source.
 
     Raises:
         FrameError: an array has the wrong dtype or shape, or depth is not of the size of colour.
@@ -77,6 +78,7 @@ class Frame:
     intrinsics: Intrinsics | None = None
     pose: npt.NDArray[np.float64] | None = None
     measured: npt.NDArray[np.bool_] | None = None
+    pair_ms: float | None = None
 
     def __post_init__(self) -> None:
         check_rgb(self.rgb)

@@ -182,6 +182,8 @@ class _Frames:
                     if stats.source_lost:
                         self._lost("")
                     stats.time("capture_wait", (now_s - waiting_s) * 1e3)
+                    if item.pair_ms is not None:
+                        stats.time("pair", item.pair_ms)
                     yield item
                     waiting_s = time.monotonic()
 
