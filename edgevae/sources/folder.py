@@ -82,6 +82,11 @@ class FolderSource(Source):
         self.length = len(self._colors)
         self._next = 0
 
+    @property
+    def has_depth(self) -> bool:
+        """Whether its frames carry depth."""
+        return self._depths is not None
+
     def read(self, timeout_s: float = 5.0) -> Frame | None:
         """The next picture.
 
