@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that ``edgevae --help`` is quick.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -31,6 +32,7 @@ app = typer.Typer(
 def main(arguments: list[str] | None = None) -> int:
     """Run ``edgevae ARGUMENTS`` and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("edgevae").handlers = [_Warnings()]
     debug = "--debug" in arguments  # accepted anywhere on the line, as it is added after something failed
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -49,6 +51,20 @@ def main(arguments: list[str] | None = None) -> int:
             usage = error.format_message()  # empty where the help was printed instead
             return _fail(f"{usage.rstrip('.')}. Run 'edgevae --help'.", 2) if usage else 2
         return _fail(f"{type(error).__name__}: {error}; --debug shows where.", 1)
+
+
+class _Warnings(logging.Handler):
+    """Prints what the package has to say beside its errors, each sentence once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sentence = record.getMessage()
+        if sentence not in self._said:
+            self._said.add(sentence)
+            complain(f"warning: {sentence}.")
 
 
 def _fail(sentence: str, code: int) -> int:

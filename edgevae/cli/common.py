@@ -21,7 +21,15 @@ IsaOption = Annotated[
 ]
 DepthOption = Annotated[
     str | None,
-    typer.Option(metavar="URI", help="Where depth comes from if not from the camera itself, or 'none'."),
+    typer.Option(
+        metavar="URI", help="Where depth comes from if not from the camera itself: a source, or 'none'."
+    ),
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="OpenCV file that registers the depth of another source to the camera's colour."
+    ),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what the output would refuse to.")

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import RecordError
 from .common import (
+    CalibrationOption,
     DepthOption,
     IsaOption,
     ModelOption,
@@ -44,6 +45,7 @@ def stream(
         ),
     ],
     depth: DepthOption = None,
+    calibration: CalibrationOption = None,
     model: ModelOption = None,
     frames: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after N frames were encoded.")
@@ -110,6 +112,7 @@ def stream(
     _run(
         camera,
         depth,
+        calibration,
         model,
         sinks,
         threads=threads,
@@ -136,6 +139,7 @@ def embed(
         Path, typer.Option("--output", "-o", metavar="FILE", help="Record: .h5, .jsonl or .mcap.")
     ],
     depth: DepthOption = None,
+    calibration: CalibrationOption = None,
     model: ModelOption = None,
     overwrite: OverwriteOption = False,
     stats: StatsOption = None,
@@ -151,6 +155,7 @@ def embed(
     _run(
         source,
         depth,
+        calibration,
         model,
         [sink],
         threads=threads,
@@ -170,6 +175,7 @@ def _pictures(names: str | None) -> list[str] | None:
 def _run(
     uri: str,
     depth: str | None,
+    calibration: Path | None,
     model_path: Path | None,
     sinks: list[Sink],
     *,
@@ -200,7 +206,7 @@ def _run(
     model = load(model_path, threads=threads, isa=isa)
 
     def open_it() -> Source:
-        return open_source(uri, depth=depth)
+        return open_source(uri, depth=depth, calibration=calibration)
 
     source: Source
     if loop:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SourceError
 from .base import Source
+
+if TYPE_CHECKING:
+    from .folder import FolderSource
 
 __all__ = ["FORMS", "Source", "open_source"]
 
@@ -16,6 +20,7 @@ FORMS = (
     "rtsp:// URL, realsense[:SERIAL], a RealSense .bag or .db3, an .mcap file, a ROS .bag, .db3 or folder, "
     "tum:DIR, nyu:FILE.mat, or synthetic[:seed]"
 )
+_FOLDER_OPTIONS = ("depth_scale", "fps")
 _WITH_DEPTH = (
     "synthetic, tum:DIR, nyu:FILE.mat, realsense, RealSense, .mcap and ROS recordings, and image folders "
     "with a depth folder"
@@ -23,7 +28,9 @@ _WITH_DEPTH = (
 _RECORDING_OPTIONS = ("color", "depth", "depth_scale")
 
 
-def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -> Source:
+def open_source(
+    uri: str, *, depth: str | None = None, calibration: str | Path | None = None, timeout_s: float = 5.0
+) -> Source:
     """Open a source of frames.
 
     Args:
@@ -35,8 +42,9 @@ def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -
             folder; ``run.mcap?color=/TOPIC&depth=/TOPIC&depth_scale=0.001``), ``tum:DIR``, ``nyu:FILE.mat``,
             or ``synthetic[:seed]``
             (``synthetic:7?size=640x480``).
-        depth: None for the depth that the source itself carries, "none" for colour alone, or for an image
-            folder the folder of its depth pictures.
+        depth: None for the depth that the source itself carries, "none" for colour alone, for an image folder
+            the folder of its depth pictures, or another source: see PairedSource.
+        calibration: a file that registers the depth of another source to colour; docs/calibration.md.
         timeout_s: how long a device or stream may take to open.
 
     Returns:
@@ -47,7 +55,14 @@ def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -
     """
     uri = str(uri)
     if depth is not None and depth != "none" and depth != uri:
-        return _folder_with_depth(uri, depth)
+        if calibration is None and _is_folder(uri) and Path(depth).is_dir():
+            return _folder(uri, depth, True)
+        return _paired(uri, depth, calibration, timeout_s)
+    if calibration is not None:
+        raise SourceError(
+            f"a calibration registers the depth of one source to the colour of another; '{uri}' is one "
+            "source: give the other with --depth, or leave --calibration out."
+        )
     scheme, separator, rest = uri.partition(":")
     if re.fullmatch(r"synthetic(:.*|\?.*)?", uri):
         return _synthetic(uri, depth != "none")
@@ -77,35 +92,52 @@ def open_source(uri: str, *, depth: str | None = None, timeout_s: float = 5.0) -
         camera = int(uri)
     elif uri.startswith("/dev/") or is_url(uri):
         camera = uri
-    folder, _ = _options(uri, ("depth_scale", "fps"))
+    folder, _ = _options(uri, _FOLDER_OPTIONS)
     carries_depth = camera is None and Path(folder).is_dir()
-    if depth == uri and not carries_depth:
-        raise SourceError(f"{uri} carries no depth; sources that do are {_WITH_DEPTH}.")
+    carries_none = SourceError(f"{uri} carries no depth; sources that do are {_WITH_DEPTH}.")
+    if depth == uri and not carries_depth and (camera is not None or Path(uri).exists()):
+        raise carries_none
     if camera is not None:
         return CameraSource(camera, timeout_s=timeout_s)
     if carries_depth:
-        return _folder(uri, None, depth != "none")
+        pictures = _folder(uri, None, depth != "none")
+        if depth == uri and not pictures.has_depth:
+            raise carries_none
+        return pictures
     if Path(uri).is_file() and Path(uri).suffix.lower() != ".mat":
         return VideoFileSource(uri)
     found = "exists, but is no source of frames" if Path(uri).exists() else "does not exist"
     raise SourceError(f"'{uri}' {found}; wanted {FORMS}.")
 
 
-def _folder_with_depth(uri: str, depth: str) -> Source:
-    folder, _ = _options(uri, ("depth_scale", "fps"))
-    if Path(folder).is_dir() and Path(depth).is_dir():
-        return _folder(uri, depth, True)
-    if Path(folder).is_dir():
-        raise SourceError(f"no depth folder '{depth}'; wanted a folder of 16-bit png or .npy, or none.")
-    raise SourceError(
-        f"depth '{depth}' cannot go with '{uri}'; depth comes with {_WITH_DEPTH}, and 'none' leaves it out."
-    )
+def _paired(color_uri: str, depth_uri: str, calibration: str | Path | None, timeout_s: float) -> Source:
+    from .paired import PairedSource
+
+    if _is_folder(color_uri) and Path(depth_uri).is_dir():
+        raise SourceError(
+            f"the pictures of the depth folder '{depth_uri}' have no times and count as registered; leave "
+            "--calibration out, or give depth as tum:DIR."
+        )
+    try:
+        depth = open_source(depth_uri, depth=depth_uri, timeout_s=timeout_s)
+    except SourceError as error:
+        raise SourceError(f"depth: {error}") from error
+    try:
+        color = open_source(color_uri, depth="none", timeout_s=timeout_s)
+    except BaseException:
+        depth.close()
+        raise
+    return PairedSource(color, depth, calibration=calibration)
 
 
-def _folder(uri: str, depth: str | None, with_depth: bool) -> Source:
+def _is_folder(uri: str) -> bool:
+    return Path(uri).is_dir() or Path(uri.rpartition("?")[0] or uri).is_dir()
+
+
+def _folder(uri: str, depth: str | None, with_depth: bool) -> FolderSource:
     from .folder import FolderSource
 
-    folder, options = _options(uri, ("depth_scale", "fps"))
+    folder, options = _options(uri, _FOLDER_OPTIONS)
     scale = _positive(options["depth_scale"], "depth_scale") if "depth_scale" in options else None
     fps = _positive(options["fps"], "fps") if "fps" in options else 30.0
     return FolderSource(folder, depth_folder=depth, with_depth=with_depth, depth_scale=scale, fps=fps)
