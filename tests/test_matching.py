@@ -164,6 +164,17 @@ def test_live_waits_for_a_nearer_frame_as_long_as_it_could_come() -> None:
     assert live.pairs[0][0] == pytest.approx(36)
 
 
+def test_live_learns_how_soon_the_next_frame_comes() -> None:
+    period = 100 / 3
+    events = [(t + 3, COLOR, t) for t in every(period, 60)]
+    events += [(t + 3, DEPTH, t) for t in every(period, 60, start_ms=14)]
+    live = Live().play(events, until_ms=5000)
+    assert live.numbered() == [(i, i) for i in range(60)]
+    waited = [when_ms - (pair.color.index * period + 17) for when_ms, pair in live.pairs]
+    assert max(waited[:7]) > 10
+    assert max(waited[12:]) < 0.1  # two steady cameras: no nearer frame was ever to come
+
+
 def test_a_stalled_stream_gives_no_stale_pair() -> None:
     period = 100 / 3
     events = [(t + 3, COLOR, t) for t in every(period, 300)]

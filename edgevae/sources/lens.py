@@ -14,7 +14,7 @@ from ..frame import Intrinsics
 _WIDEST = 5.0  # tangent of the largest angle off the axis: 79 degrees; no pinhole image reaches further
 _SLACK_PX = 0.5  # there and back through the lens model must end within this
 _LARGEST_IMAGE = 1 << 25  # pixels
-_STEP = 8  # pixels between the places a map is computed at; a usual lens bends 0.05 in between
+_STEP = 8  # pixels between the places a map is computed at; a lens bends 0.1 in between
 
 Points = npt.NDArray[np.float64]
 Known = npt.NDArray[np.bool_]

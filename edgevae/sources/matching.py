@@ -73,6 +73,16 @@ class Stream:
             return self._median_ns
         return self._nominal_ns or _UNKNOWN_PERIOD_NS
 
+    @property
+    def short_step_ns(self) -> int:
+        """No sooner than this after a frame the next is expected; an eighth of the last steps was shorter.
+
+        Half a period until enough have come.
+        """
+        if len(self._intervals) < _ENOUGH_INTERVALS:
+            return self.period_ns // 2
+        return sorted(self._intervals)[len(self._intervals) // 8]
+
     def add(self, new: Waiting) -> None:
         new.stamp_ns -= self.origin_ns
         self.arrived += 1
@@ -235,13 +245,12 @@ class Matcher:
     def _nearer_may_come(self, early: Stream, x: Waiting, gap_ns: int, now_ns: int) -> bool:
         """Whether the frame after ``x`` may lie within ``gap_ns`` of a frame ``gap_ns`` after ``x``.
 
-        It is taken to come no sooner than half a period after ``x``; cameras jitter less. It would lie less
-        than twice the gap after ``x``, and arrive as much later; a quarter of a period is for delay.
+        It would lie less than twice the gap after ``x``, and arrive as much later; a quarter of a period is
+        for delay.
         """
-        period_ns = early.period_ns
-        if early.ended or period_ns // 2 >= 2 * gap_ns:
+        if early.ended or early.short_step_ns >= 2 * gap_ns:
             return False
-        until_ns = x.arrival_ns + 2 * gap_ns + period_ns // 4
+        until_ns = x.arrival_ns + 2 * gap_ns + early.period_ns // 4
         self.wake_ns = until_ns if now_ns < until_ns else None
         return now_ns < until_ns
 
