@@ -17,6 +17,7 @@ from edgevae import stream
 from edgevae.errors import FrameError, SourceError, SourceLost
 from edgevae.frame import Frame
 from edgevae.sources import open_source
+from edgevae.sources.base import Source
 from edgevae.sources.matching import HELD
 from edgevae.sources.paired import PairedSource
 
@@ -451,6 +452,21 @@ def test_open_source_composes_two(video: Path, caplog: pytest.LogCaptureFixture)
     assert [frame.index for frame in frames] == list(range(9))
     assert all(frame.depth.shape == (48, 64) for frame in frames)
     assert len(caplog.messages) >= 1
+
+
+def test_each_of_two_sources_is_wrapped(video: Path) -> None:
+    wrapped: list[str] = []
+
+    def wrap(open_it: Callable[[], Source]) -> Source:
+        source = open_it()
+        wrapped.append(source.name)
+        return source
+
+    with open_source(str(video), depth="synthetic:2", wrap=wrap) as source:
+        assert isinstance(source, PairedSource)
+    with open_source("synthetic:4", depth="none", wrap=wrap) as source:
+        assert source.read().depth is None
+    assert wrapped == ["synthetic:2", str(video), "synthetic:4"]
 
 
 @pytest.mark.parametrize(

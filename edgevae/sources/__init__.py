@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,12 @@ _RECORDING_OPTIONS = ("color", "depth", "depth_scale")
 
 
 def open_source(
-    uri: str, *, depth: str | None = None, calibration: str | Path | None = None, timeout_s: float = 5.0
+    uri: str,
+    *,
+    depth: str | None = None,
+    calibration: str | Path | None = None,
+    timeout_s: float = 5.0,
+    wrap: Callable[[Callable[[], Source]], Source] | None = None,
 ) -> Source:
     """Open a source of frames.
 
@@ -46,6 +52,8 @@ def open_source(
             the folder of its depth pictures, or another source: see PairedSource.
         calibration: a file that registers the depth of another source to colour; docs/calibration.md.
         timeout_s: how long a device or stream may take to open.
+        wrap: makes a source of what opens one, such as ``reconnecting``; of two sources, each is wrapped, so
+            that one may come and go while the other stays.
 
     Returns:
         A context manager that yields ``Frame``s.
@@ -57,12 +65,14 @@ def open_source(
     if depth is not None and depth != "none" and depth != uri:
         if calibration is None and _is_folder(uri) and Path(depth).is_dir():
             return _folder(uri, depth, True)
-        return _paired(uri, depth, calibration, timeout_s)
+        return _paired(uri, depth, calibration, timeout_s, wrap)
     if calibration is not None:
         raise SourceError(
             f"a calibration registers the depth of one source to the colour of another; '{uri}' is one "
             "source: give the other with --depth, or leave --calibration out."
         )
+    if wrap is not None:
+        return wrap(lambda: open_source(uri, depth=depth, timeout_s=timeout_s))
     scheme, separator, rest = uri.partition(":")
     if re.fullmatch(r"synthetic(:.*|\?.*)?", uri):
         return _synthetic(uri, depth != "none")
@@ -110,7 +120,13 @@ def open_source(
     raise SourceError(f"'{uri}' {found}; wanted {FORMS}.")
 
 
-def _paired(color_uri: str, depth_uri: str, calibration: str | Path | None, timeout_s: float) -> Source:
+def _paired(
+    color_uri: str,
+    depth_uri: str,
+    calibration: str | Path | None,
+    timeout_s: float,
+    wrap: Callable[[Callable[[], Source]], Source] | None,
+) -> Source:
     from .paired import PairedSource
 
     if _is_folder(color_uri) and Path(depth_uri).is_dir():
@@ -119,11 +135,11 @@ def _paired(color_uri: str, depth_uri: str, calibration: str | Path | None, time
             "--calibration out, or give depth as tum:DIR."
         )
     try:
-        depth = open_source(depth_uri, depth=depth_uri, timeout_s=timeout_s)
+        depth = open_source(depth_uri, depth=depth_uri, timeout_s=timeout_s, wrap=wrap)
     except SourceError as error:
         raise SourceError(f"depth: {error}") from error
     try:
-        color = open_source(color_uri, depth="none", timeout_s=timeout_s)
+        color = open_source(color_uri, depth="none", timeout_s=timeout_s, wrap=wrap)
     except BaseException:
         depth.close()
         raise
