@@ -45,6 +45,7 @@ class LiveSource(Source):
 
     def close(self) -> None:
         self.closed += 1
+        self.give(SourceError(f"{self.name} is closed."))  # wakes who waits
 
 
 class Recording(Source):

@@ -170,7 +170,7 @@ def test_a_paired_frame_has_metres_and_the_colour_camera(tmp_path: Path, unit_m:
         metres[6, 6] = np.inf
         about.update(depth=metres)
     with PairedSource(*frames(**about), calibration=file) as source:
-        frame = source.read(20)
+        frame = source.read(120)
     assert frame.depth.dtype == np.float32
     assert np.isfinite(frame.depth).all()
     assert frame.intrinsics == NARROW
@@ -184,6 +184,23 @@ def test_a_paired_frame_has_metres_and_the_colour_camera(tmp_path: Path, unit_m:
     assert frame.pair_ms > 0
 
 
+def test_what_a_filter_filled_in_stays_told_apart(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yml", entries(Calibration(NARROW, DEPTH, POSE)))
+    metres = render_depth(DEPTH, np.eye(4)).astype(np.float32)
+    measured = np.ones((240, 320), np.bool_)
+    measured[:, 200:] = False
+    with PairedSource(*frames(depth=metres, measured=measured), calibration=file) as source:
+        frame = source.read(120)
+    own = Registration(Calibration(NARROW, DEPTH, POSE)).register(np.where(measured, metres, 0))
+    assert (frame.depth[frame.measured] == own[frame.measured]).all()
+    assert 0.3 < frame.measured.mean() < (frame.depth > 0).mean() - 0.1
+    color = Recording("a", [color_frame(0, 0)])
+    mask = np.zeros((3, 4), np.bool_)
+    mask[:, 0] = True
+    with PairedSource(color, Recording("b", [depth_frame(0, 0, size=(3, 4), measured=mask)])) as source:
+        assert source.read(120).measured.sum(axis=1).tolist() == [2] * 6
+
+
 def test_calibration_of_another_size(tmp_path: Path) -> None:
     file = write(tmp_path / "c.yml", entries(Calibration(NARROW, DEPTH, POSE)))
     depths = Recording("b", [depth_frame(0, 0)])
@@ -191,12 +208,12 @@ def test_calibration_of_another_size(tmp_path: Path) -> None:
         PairedSource(frames()[0], depths, calibration=file) as source,
         pytest.raises(SourceError, match=r"depth is 8x6, the calibration is for 320x240"),
     ):
-        source.read(20)
+        source.read(120)
     with (
         PairedSource(Recording("a", [color_frame(0, 0)]), frames()[1], calibration=file) as source,
         pytest.raises(SourceError, match=r"colour is 8x6, the calibration is for 320x240"),
     ):
-        source.read(20)
+        source.read(120)
 
 
 def test_a_bad_calibration_closes_both_sources(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ FORMS = (
     "rtsp:// URL, realsense[:SERIAL], a RealSense .bag or .db3, an .mcap file, a ROS .bag, .db3 or folder, "
     "tum:DIR, nyu:FILE.mat, or synthetic[:seed]"
 )
+_REALSENSE = re.compile(r"realsense(:.*|\?.*)?")
 _FOLDER_OPTIONS = ("depth_scale", "fps")
 _WITH_DEPTH = (
     "synthetic, tum:DIR, nyu:FILE.mat, realsense, RealSense, .mcap and ROS recordings, and image folders "
@@ -80,7 +81,7 @@ def open_source(
         from .tum import TumSource
 
         return TumSource(rest, with_depth=depth != "none")
-    if re.fullmatch(r"realsense(:.*|\?.*)?", uri):
+    if _REALSENSE.fullmatch(uri):
         from .realsense import open_realsense
 
         return open_realsense(uri, streams="color" if depth == "none" else "both")
@@ -134,12 +135,23 @@ def _paired(
             f"the pictures of the depth folder '{depth_uri}' have no times and count as registered; leave "
             "--calibration out, or give depth as tum:DIR."
         )
+
+    def open_color() -> Source:
+        return open_source(color_uri, depth="none", timeout_s=timeout_s)
+
+    def open_depth() -> Source:
+        if _REALSENSE.fullmatch(depth_uri):
+            from .realsense import open_realsense
+
+            return open_realsense(depth_uri, streams="depth")  # as it sees it, not as its colour camera does
+        return open_source(depth_uri, depth=depth_uri, timeout_s=timeout_s)
+
     try:
-        depth = open_source(depth_uri, depth=depth_uri, timeout_s=timeout_s, wrap=wrap)
+        depth = open_depth() if wrap is None else wrap(open_depth)
     except SourceError as error:
         raise SourceError(f"depth: {error}") from error
     try:
-        color = open_source(color_uri, depth="none", timeout_s=timeout_s, wrap=wrap)
+        color = open_color() if wrap is None else wrap(open_color)
     except BaseException:
         depth.close()
         raise

@@ -25,6 +25,7 @@ _NAMES = ("colour", "depth")
 _QUEUE_FRAMES = 2  # of a recording, read ahead
 _ERRORS = 16  # unusable frames that may wait to be reported
 _LOST_PAUSE_S = 0.02
+_BETWEEN_FRAMES_S = 0.2  # a thread whose source delivers ends within this
 # A host stamp this far from the frame's arrival was taken on another clock. Several in a row, because a clock
 # that is set in between makes one frame look so.
 _EARLIEST_NS, _LATEST_NS = -100_000_000, 2_000_000_000
@@ -157,7 +158,10 @@ class PairedSource(Source):
             return {**counts, **matcher.counts()}
 
     def close(self) -> None:
-        """Stop both threads, which close their sources; one that hangs in its driver is left behind."""
+        """Stop both threads, which close their sources; one that hangs in its driver is left behind.
+
+        A live source that waits for a frame is closed from here, which wakes it.
+        """
         with self._changed:
             self._closed = self._stopping = True
             self._drop_ready()
@@ -168,6 +172,10 @@ class PairedSource(Source):
             for source in self._sources:
                 source.close()
         until_s = time.monotonic() + timeout_s + 0.5
+        for thread, source in zip(threads, self._sources, strict=False):
+            thread.join(_BETWEEN_FRAMES_S)
+            if thread.is_alive() and self.live:
+                source.close()
         for thread in threads:
             thread.join(max(0.0, until_s - time.monotonic()))
 
@@ -281,13 +289,18 @@ class PairedSource(Source):
     def _join(self, pair: Pair) -> Frame:
         color, depth = pair.color, pair.depth
         intrinsics, camera_to_world = color.intrinsics, color.pose
-        scale = depth.depth_scale
         image: npt.NDArray[Any]
+        measured = depth.measured
         if self._registration is not None:
             self._registration.check_sizes(color, depth)
             depth_m = depth.depth_m()
             assert depth_m is not None
             image = self._registration.register(depth_m)
+            if measured is not None:
+                # nothing that a filter invented stands where the sensor's own readings alone give the same
+                measured = (image > 0) & (
+                    self._registration.register(np.where(measured, depth_m, 0)) == image
+                )
             calibration = self._registration.calibration
             intrinsics = calibration.color
             if camera_to_world is None and depth.pose is not None:
@@ -295,15 +308,14 @@ class PairedSource(Source):
         else:
             assert depth.depth is not None
             image = depth.depth
-            if image.shape != color.rgb.shape[:2]:
-                cv2 = load_cv2()
-                image = np.asarray(
-                    cv2.resize(image, (color.width, color.height), interpolation=cv2.INTER_NEAREST_EXACT)
-                )
+            image = _resized(image, color)
+            if measured is not None:
+                measured = _resized(measured.astype(np.uint8), color).astype(np.bool_)
         return Frame(
             rgb=color.rgb,
             depth=image,
-            depth_scale=scale,
+            measured=measured,
+            depth_scale=depth.depth_scale,
             timestamp_ns=color.timestamp_ns,
             clock=color.clock,
             index=color.index,
@@ -375,6 +387,15 @@ class PairedSource(Source):
                 _log.warning("%s: %s; frames are paired by their arrival", self.name, self._clock.why)
             self._matcher.add(side, self._clock.stamp_ns(item), item.arrival_ns, item)
         self._match()
+
+
+def _resized(image: npt.NDArray[Any], color: Frame) -> npt.NDArray[Any]:
+    """``image`` at the size of ``color``, each pixel that of the nearest one."""
+    if image.shape == color.rgb.shape[:2]:
+        return image
+    cv2 = load_cv2()
+    size = (color.width, color.height)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 class _HostClock:
