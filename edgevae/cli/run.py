@@ -206,13 +206,10 @@ def _run(
     model = load(model_path, threads=threads, isa=isa)
 
     def open_it() -> Source:
-        return open_source(uri, depth=depth, calibration=calibration)
+        wrap = reconnecting if on_lost is OnLost.retry and not loop else None
+        return open_source(uri, depth=depth, calibration=calibration, wrap=wrap)
 
-    source: Source
-    if loop:
-        source = LoopingSource(open_it)
-    else:
-        source = reconnecting(open_it) if on_lost is OnLost.retry else open_it()
+    source = LoopingSource(open_it) if loop else open_it()
     on_stderr = any(isinstance(sink, JsonlPipe) for sink in sinks)  # standard output belongs to the pipe
     stats, stop = Stats(), Stop()
     engine = f"{model.isa}, {model.threads} thread{'s' if model.threads > 1 else ''}"

@@ -64,7 +64,7 @@ def open_source(
     """
     uri = str(uri)
     if depth is not None and depth != "none" and depth != uri:
-        if calibration is None and _is_folder(uri) and Path(depth).is_dir():
+        if calibration is None and _is_folder(uri) and _is_folder(depth):
             return _folder(uri, depth, True)
         return _paired(uri, depth, calibration, timeout_s, wrap)
     if calibration is not None:
@@ -130,7 +130,7 @@ def _paired(
 ) -> Source:
     from .paired import PairedSource
 
-    if _is_folder(color_uri) and Path(depth_uri).is_dir():
+    if _is_folder(color_uri) and _is_folder(depth_uri):
         raise SourceError(
             f"the pictures of the depth folder '{depth_uri}' have no times and count as registered; leave "
             "--calibration out, or give depth as tum:DIR."
@@ -159,7 +159,9 @@ def _paired(
 
 
 def _is_folder(uri: str) -> bool:
-    return Path(uri).is_dir() or Path(uri.rpartition("?")[0] or uri).is_dir()
+    """Whether ``uri`` is a folder of pictures."""
+    folder = Path(uri).is_dir() or Path(uri.rpartition("?")[0] or uri).is_dir()
+    return folder and not _is_recording(uri)
 
 
 def _folder(uri: str, depth: str | None, with_depth: bool) -> FolderSource:

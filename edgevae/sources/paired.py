@@ -139,7 +139,8 @@ class PairedSource(Source):
 
         ``paired``: pairs given; ``pairs_dropped``: pairs that newer ones replaced. Of each side, beginning
         with ``color_`` or ``depth_``: ``in``: usable frames that came; ``unpaired``: those that stayed alone;
-        ``bad``: unusable ones; ``dropped`` and what else the side's source counts. ``pair_limit_ms``;
+        ``bad``: unusable ones; ``dropped`` and what else the side's source counts, its ``recoveries`` and
+        ``lost_seconds`` also summed over both. ``pair_limit_ms``;
         ``skew_ms_median`` (of the last 512 pairs) and ``skew_ms_max``: the depth's time less the colour's.
 
         When the source is closed or has ended, ``in`` is ``paired`` + ``pairs_dropped`` + ``unpaired``.
@@ -154,7 +155,10 @@ class PairedSource(Source):
                 counts[f"{name}_unpaired"] = side.unpaired
                 counts[f"{name}_bad"] = bad
                 counts[f"{name}_dropped"] = source.dropped
-                counts.update((f"{name}_{key}", value) for key, value in source.counts().items())
+                for key, value in source.counts().items():
+                    counts[f"{name}_{key}"] = value
+                    if key in ("recoveries", "lost_seconds"):
+                        counts[key] = counts.get(key, 0) + value
             return {**counts, **matcher.counts()}
 
     def close(self) -> None:
