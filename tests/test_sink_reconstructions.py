@@ -17,7 +17,8 @@ from edgevae.model import Decoded, Model
 from edgevae.pictures import DepthScale, Panel, depth_png, panel_size, png, sheet
 from edgevae.preprocess import DepthEncoding
 from edgevae.sinks import Row, RunInfo
-from edgevae.sinks.reconstructions import ReconstructionSink, psnr_db
+from edgevae.sinks.reconstructions import ReconstructionSink
+from edgevae.sinks.sheets import psnr_db
 
 
 @pytest.fixture(scope="module")
