@@ -15,7 +15,7 @@ import typer
 
 from ..errors import EdgevaeError
 from . import machine, models, records, run
-from .common import complain
+from .common import complain, with_value
 
 __all__ = ["main"]
 
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("edgevae").handlers = [_Warnings()]
     debug = "--debug" in arguments  # accepted anywhere on the line, as it is added after something failed
     arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = with_value(arguments, "--view", "window")
     try:
         return int(app(args=arguments, prog_name="edgevae", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):

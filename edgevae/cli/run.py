@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,6 +94,27 @@ def stream(
     save_reconstructions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a picture a frame, camera beside decoded.")
     ] = None,
+    save_video: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same as a video: .mkv, .avi or .mp4.")
+    ] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[WHERE]",
+            help="Watch in Rerun: a window, or 'serve' for a web page on this machine (serve:PORT), or a "
+            "FILE.rrd to look at later.",
+        ),
+    ] = None,
+    zenoh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENDPOINT",
+            help="Publish latents: tcp/ADDRESS:PORT to connect to, or listen:tcp/ADDRESS:PORT.",
+        ),
+    ] = None,
+    zenoh_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Publish at KEY/latent; default: edgevae/HOSTNAME.")
+    ] = None,
     threads: ThreadsOption = None,
     isa: IsaOption = "",
     quiet: QuietOption = False,
@@ -109,6 +131,20 @@ def stream(
         from ..sinks.reconstructions import ReconstructionSink
 
         sinks.append(ReconstructionSink(save_reconstructions, overwrite=overwrite))
+    if save_video is not None:
+        from ..sinks.video import VideoSink
+
+        sinks.append(VideoSink(save_video, overwrite=overwrite))
+    if view is not None:
+        from ..sinks.rerun import ServeSink, open_view
+
+        sinks.append(shown := open_view(view, overwrite=overwrite))
+        if isinstance(shown, ServeSink):
+            print(f"watch at {shown.url}", file=sys.stderr, flush=True)
+    if zenoh is not None:
+        from ..sinks.zenoh import ZenohSink
+
+        sinks.append(ZenohSink(zenoh, key=zenoh_key))
     _run(
         camera,
         depth,
