@@ -168,8 +168,9 @@ def test_a_full_disk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sink.open(RunInfo("memory", False, model.spec))
     for i in range(14):
         sink.write(make_row(model, i))
-    monkeypatch.setattr(video, "_ROOM_BYTES", 1 << 62)
-    with pytest.raises(RecordError, match=r"cannot write .*v\.mkv: less than"):
+    monkeypatch.setattr(video, "_ROOM_BYTES", 1 << 55)
+    monkeypatch.setattr(video, "_CLAIM_SECONDS", 0)
+    with pytest.raises(RecordError, match=r"cannot write .*v\.mkv: .*; check the disk"):
         sink.write(make_row(model, 14))
     sink.close()
     assert len(read(tmp_path / "v.mkv")[0]) == 14
@@ -178,25 +179,33 @@ def test_a_full_disk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 LIMITED = """
 import resource, signal, sys
 from edgevae.cli import main
+from edgevae.sinks import video
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-sys.exit(main(sys.argv[1:]))
+if sys.argv[1] == "unseen":
+    video._ROOM_BYTES = 1
+sys.exit(main(sys.argv[2:]))
 """
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_opencv_could_not_write_is_found_out(tiny_model_path: Path, tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("how", ["seen", "unseen"])
+def test_a_limit_is_met(tiny_model_path: Path, tmp_path: Path, suffix: str, how: str) -> None:
     path = tmp_path / f"v{suffix}"
     arguments = ["stream", "--camera", "synthetic", "--frames", "60", "--model", str(tiny_model_path)]
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *arguments, "--save-video", str(path), "--quiet"],
+        [sys.executable, "-c", LIMITED, how, *arguments, "--save-video", str(path), "--quiet"],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode == 2, done
-    assert f"{path} holds " in done.stderr
-    assert sorted(tmp_path.iterdir()) == ([] if suffix == ".mp4" else [path])
+    if how == "seen":  # before anything is written
+        assert done.returncode == 2
+        assert f"cannot write {path}: File too large; check the disk or choose another path." in done.stderr
+        assert list(tmp_path.iterdir()) == []
+    else:  # at the end, by what is missing
+        assert f"{path} holds " in done.stderr or f"cannot write {path}" in done.stderr
+        assert path.exists() == (suffix != ".mp4")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -9,9 +9,12 @@ it gets its name only then.
 
 from __future__ import annotations
 
+import errno
 import itertools
+import math
 import os
 import statistics
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +36,8 @@ LONGEST_STILL_S = 2.0  # a source that was away for an hour does not become an h
 _CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV's wheel, H.264 in none
 _RATES = (1.0, 240.0)
 _NOMINAL_FPS = 30.0
-_ROOM_BYTES = 16 << 20  # OpenCV does not report a write that failed
+_CLAIM_SECONDS = 1.0
+_ROOM_BYTES = 1 << 20  # more than is written in that time
 
 
 class VideoSink(RecordFile):
@@ -95,7 +99,7 @@ class VideoSink(RecordFile):
             if self._video is None:
                 self._start(rows)
             assert self._video is not None
-            self._check_room()
+            self._claim_room()
             for timestamp_ns, picture in rows:
                 for _ in range(self._beats(timestamp_ns)):
                     self._video.write(self._last)
@@ -114,12 +118,13 @@ class VideoSink(RecordFile):
         self._origin = 0
         height, width = self._last.shape[:2]
         self._name = temporary = temporary_name(self.path).with_suffix(self.path.suffix)
-        self._check_room()
+        self._claimed_s = -math.inf
         codec = cv2.VideoWriter.fourcc(*_CODEC)
         self._video = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, codec, self._fps, (width, height))
         try:
             if not self._video.isOpened():
                 raise RecordError(f"OpenCV cannot write {self.path}; save as .avi, or use another OpenCV.")
+            self._claim_room()
             if self.path.suffix.lower() != ".mp4":
                 self.refuse_existing()
                 move_into_place(temporary, self.path, overwrite=self.overwrite)
@@ -142,13 +147,25 @@ class VideoSink(RecordFile):
             return 0
         return max(0, still)
 
-    def _check_room(self) -> None:
-        disk = os.statvfs(self.path.parent)
-        if disk.f_bavail * disk.f_frsize < _ROOM_BYTES:
-            raise RecordError(
-                f"cannot write {self.path}: less than {_ROOM_BYTES >> 20} MB are left; check the disk or "
-                "choose another path."
-            )
+    def _claim_room(self) -> None:
+        """Have the disk show that it takes more, as OpenCV does not report a write that failed.
+
+        Raises:
+            OSError: the disk is full, or a quota or limit is reached.
+        """
+        if time.monotonic() - self._claimed_s < _CLAIM_SECONDS:
+            return
+        self._claimed_s = time.monotonic()
+        with open(self._name, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                os.posix_fallocate(file.fileno(), end, _ROOM_BYTES)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                # This file system cannot set space aside; writing to it works all the same.
+            finally:
+                file.truncate(end)
 
     def _finish(self) -> None:
         """Give an .mp4 its name, after making sure that the video is all there.
