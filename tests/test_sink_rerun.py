@@ -68,14 +68,14 @@ def wait_for(condition: Any) -> None:
 
 def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Rerun's own program, on files only."""
-    from edgevae.sinks.rerun_viewer import _program
+    from edgevae.sinks.rerun_viewer import _SETTINGS, _program
 
     return subprocess.run(
         [_program(), "rrd", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
-        env={**os.environ, "CI": "1"},
+        env={**os.environ, "XDG_CONFIG_HOME": str(_SETTINGS)},
     )
 
 
