@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import re
@@ -95,7 +96,7 @@ def values(path: Path, entity: str, component: str) -> list[tuple[int | None, An
 
 def mended(path: Path) -> Path:
     """A file that was cut off, made whole by Rerun's own tool."""
-    whole = path.with_name("whole.rrd")
+    whole = path.with_name(f"whole.{path.name}")
     done = tool("merge", path, "-o", whole)
     assert done.returncode == 0, done
     assert tool("verify", whole).returncode == 0
@@ -207,6 +208,28 @@ def test_a_file_is_never_half_there_nor_replaced(model: Model, tmp_path: Path) -
     assert tool("verify", path).returncode == 0
 
 
+def test_after_a_failure_it_goes_on_in_another_file(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "z.rrd"
+    info = RunInfo("memory", False, model.spec)
+    sink = view.RrdSink(path)
+    sink.open(info)
+    sink.write(make_row(model, 0))
+    assert sink._pipe is not None
+    sink._pipe._error = OSError(errno.ENOSPC, "full")
+    with pytest.raises(RecordError, match="No space left"):
+        sink.write(make_row(model, 1))
+    with pytest.raises(RecordError, match="No space left"):
+        sink.close()
+    assert sink.rows == 1
+    sink.open(info)
+    for i in (1, 2):
+        sink.write(make_row(model, i))
+    sink.close()
+    assert sink.rows == 3
+    assert sink.files == [path, tmp_path / "z.2.rrd"]
+    assert [frame for frame, _ in values(sink.files[1], "/latent", "BarChart:values")] == [1, 2]
+
+
 FULL_DISK = """
 import resource, signal, sys
 from edgevae.cli import main
@@ -217,20 +240,25 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize("limit", [1_000, 1_500_000])
-def test_a_full_disk_is_one_sentence(tiny_model_path: Path, tmp_path: Path, limit: int) -> None:
+def test_a_full_disk(tiny_model_path: Path, tmp_path: Path, limit: int) -> None:
     path = tmp_path / "z.rrd"
     arguments = ["stream", "--camera", "synthetic", "--model", tiny_model_path, "--view", path, "--quiet"]
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(limit), *map(str, arguments)],
+        [sys.executable, "-c", FULL_DISK, str(limit), *map(str, arguments), "--frames", "60"],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
     )
-    sentence = f"edgevae: cannot write {path}: File too large; check the disk or choose another path.\n"
-    assert (done.returncode, done.stderr) == (2, sentence)
-    assert list(tmp_path.iterdir()) == ([] if limit < 10_000 else [path])
-    if path.exists():
-        assert len(values(mended(path), "/latent", "BarChart:values")) >= 3
+    sentence = f"cannot write {path}: File too large; check the disk or choose another path."
+    assert sentence in done.stderr
+    files = sorted(tmp_path.iterdir())
+    if limit < 10_000:  # not even the first frame
+        assert done.returncode == 2
+        assert files == []
+    else:  # a limit for each file: the run goes on in the next
+        assert len(files) >= 2
+        frames = {frame for file in files for frame, _ in values(mended(file), "/latent", "BarChart:values")}
+        assert frames == set(range(60))
 
 
 def test_a_kill_leaves_a_readable_file(tiny_model_path: Path, tmp_path: Path) -> None:

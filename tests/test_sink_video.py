@@ -176,6 +176,33 @@ def test_a_full_disk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(read(tmp_path / "v.mkv")[0]) == 14
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_after_a_failure_it_goes_on_in_another_file(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"v{suffix}"
+    info = RunInfo("memory", False, model.spec)
+    sink = VideoSink(path)
+    sink.open(info)
+    for i in range(14):
+        sink.write(make_row(model, i))
+    with monkeypatch.context() as patched:
+        patched.setattr(video, "_ROOM_BYTES", 1 << 55)
+        patched.setattr(video, "_CLAIM_SECONDS", 0)
+        with pytest.raises(RecordError, match="check the disk"):
+            sink.write(make_row(model, 14))
+    assert sink.rows == 14
+    sink.close()
+    sink.open(info)
+    for i in range(14, 30):
+        sink.write(make_row(model, i))
+    sink.close()
+    assert sink.rows == 30
+    assert sink.files == [path, tmp_path / f"v.2{suffix}"]
+    assert [len(read(name)[0]) for name in sink.files] == [14, 16]
+    assert sorted(tmp_path.iterdir()) == sorted(sink.files)
+
+
 LIMITED = """
 import resource, signal, sys
 from edgevae.cli import main

@@ -187,6 +187,7 @@ class RrdSink(RecordFile):
         _import_rerun()
         from . import rerun_scene  # noqa: F401  # takes a second, which the first frame need not wait
 
+        self.name_next()
         self.refuse_existing()
         ready_folder(self.path.parent)
         self._run = run
@@ -235,6 +236,7 @@ class RrdSink(RecordFile):
                 self._settle(self._recording)
                 self.refuse_existing()
                 move_into_place(temporary, self.path, overwrite=self.overwrite)
+            self.files.append(self.path)
         except BaseException:
             with contextlib.suppress(RecordError):
                 self.close()

@@ -64,6 +64,7 @@ class VideoSink(RecordFile):
     def open(self, run: RunInfo) -> None:
         from .sheets import Sheets
 
+        self.name_next()
         self.refuse_existing()
         ready_folder(self.path.parent)
         self._sheets = Sheets(run.spec)
@@ -129,6 +130,7 @@ class VideoSink(RecordFile):
                 self.refuse_existing()
                 move_into_place(temporary, self.path, overwrite=self.overwrite)
                 self._name = self.path
+                self.files.append(self.path)
         except BaseException:
             self._video.release()
             self._video = None
@@ -191,6 +193,7 @@ class VideoSink(RecordFile):
             if self._name != self.path:
                 self.refuse_existing()
                 move_into_place(self._name, self.path, overwrite=self.overwrite)
+                self.files.append(self.path)
 
 
 def frame_rate(timestamps_ns: list[int]) -> float:
