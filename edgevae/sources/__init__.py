@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["FORMS", "Source", "open_source"]
 
 FORMS = (
-    "a camera index, /dev/video* or a by-id path, a video file, an image folder, an http://, https:// or "
-    "rtsp:// URL, realsense[:SERIAL], a RealSense .bag or .db3, an .mcap file, a ROS .bag, .db3 or folder, "
-    "tum:DIR, nyu:FILE.mat, or synthetic[:seed]"
+    "a camera index, /dev/video* or a by-id path, a video file, an image folder, a picture "
+    "(COLOR.png,DEPTH.png with depth), an http://, https:// or rtsp:// URL, realsense[:SERIAL], a RealSense "
+    ".bag or .db3, an .mcap file, a ROS .bag, .db3 or folder, tum:DIR, nyu:FILE.mat, or synthetic[:seed]"
 )
 _REALSENSE = re.compile(r"realsense(:.*|\?.*)?")
 _FOLDER_OPTIONS = ("depth_scale", "fps")
@@ -43,7 +43,8 @@ def open_source(
     Args:
         uri: a camera index (``0``), ``/dev/video*`` or ``/dev/v4l/by-id/...``, a video file, an image folder
             (``DIR`` with pictures, or with ``color`` or ``rgb`` and ``depth`` inside;
-            ``DIR?depth_scale=0.001&fps=30``), an ``http(s)://`` or ``rtsp://`` URL, ``realsense[:SERIAL]``
+            ``DIR?depth_scale=0.001&fps=30``), a picture (``COLOR.png`` or ``COLOR.png,DEPTH.png``), an
+            ``http(s)://`` or ``rtsp://`` URL, ``realsense[:SERIAL]``
             (``realsense?size=640x480&fps=30&filters=spatial,temporal,hole_filling``), a RealSense recording
             (``FILE.bag?filters=spatial``), an ``.mcap`` file or a ROS recording (``.bag``, ``.db3``, a ROS 2
             folder; ``run.mcap?color=/TOPIC&depth=/TOPIC&depth_scale=0.001``), ``tum:DIR``, ``nyu:FILE.mat``,
@@ -115,6 +116,8 @@ def open_source(
         if depth == uri and not pictures.has_depth:
             raise carries_none
         return pictures
+    if (picture := _picture(uri, depth)) is not None:
+        return picture
     if Path(uri).is_file() and Path(uri).suffix.lower() != ".mat":
         return VideoFileSource(uri)
     found = "exists, but is no source of frames" if Path(uri).exists() else "does not exist"
@@ -204,6 +207,18 @@ def _recording(uri: str, depth: str | None) -> Source:
     except BaseException:
         log.close()
         raise
+
+
+def _picture(uri: str, depth: str | None) -> Source | None:
+    """A picture, with its depth after a comma; None if ``uri`` is no picture."""
+    from .picture import PictureSource, picture_files
+
+    body, options = _options(uri, ("depth_scale",)) if "?depth_scale=" in uri else (uri, {})
+    files = picture_files(body)
+    if files is None:
+        return None
+    scale = _positive(options["depth_scale"], "depth_scale") if options else None
+    return PictureSource(files[0], None if depth == "none" else files[1], depth_scale=scale)
 
 
 def _synthetic(uri: str, with_depth: bool) -> Source:

@@ -96,7 +96,7 @@ class CameraSource(Source):
     """
 
     def __init__(self, target: int | str, *, timeout_s: float = 5.0) -> None:
-        self.name = _without_password(str(target))
+        self.name = without_password(str(target))
         self.live = True
         self._cv2: Any = load_cv2()
         self._target = target
@@ -250,7 +250,8 @@ class CameraSource(Source):
         self._thread.join(_JOIN_S)
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """``url`` without the name and password it may carry, for messages and records."""
     return re.sub(r"//[^/@]*@", "//", url)
 
 
