@@ -27,7 +27,8 @@ def decode_record(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Write every ``every``-th latent as pictures named by its frame's number.
+    """Write every ``every``-th latent as pictures named by its frame's number, or where a record has several
+    sources, by its row's.
 
     ``color/NNNNNN.png`` is the decoded colour, ``depth/NNNNNN.png`` 16-bit millimetres (only of models whose
     depth is metric), ``preview/NNNNNN.png`` both side by side, depth in colours with its scale.
@@ -52,7 +53,7 @@ def decode_record(
     silent = quiet or not sys.stdout.isatty()
     for row in track(rows, description="decoding", console=Console(), transient=True, disable=silent):
         decoded = model.decode(np.ascontiguousarray(latents.latent[row]))
-        name = f"{int(latents.frame[row]):06d}.png"
+        name = f"{int(latents.frame[row]) if latents.source is None else row:06d}.png"
         panels = [Panel("decoded, colour", decoded.rgb)]
         if decoded.depth is not None:
             if metric:

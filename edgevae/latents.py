@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,8 @@ class Latents:
         pose: float64 (N, 4, 4) camera-to-world, NaN for a frame without one; None if no frame has one.
         attrs: what the record says of the run: ``source``, ``clock``, ``model``, ``model_sha256`` and, from
             HDF5 and MCAP, the rest of its attributes.
+        source: int32 (N,), the row's place in ``sources``; None where the record has one source.
+        sources: URIs of the sources of an archive that was made by ``edgevae embed``.
     """
 
     latent: npt.NDArray[np.float32]
@@ -41,26 +45,38 @@ class Latents:
     frame: npt.NDArray[np.int64]
     pose: npt.NDArray[np.float64] | None
     attrs: dict[str, Any] = field(default_factory=dict)
+    source: npt.NDArray[np.int32] | None = None
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
 
+    def source_of(self, row: int) -> str:
+        """URI of the source that the row came from; empty where the record does not say."""
+        if self.source is not None:
+            return self.sources[int(self.source[row])]
+        return str(self.attrs.get("source", ""))
+
 
 def read_latents(path: str | Path) -> Latents:
-    """Read a ``.h5``, ``.hdf5``, ``.jsonl`` or ``.mcap`` record; it may still grow, or its writer be dead.
+    """Read a ``.h5``, ``.hdf5``, ``.jsonl``, ``.mcap`` or ``.parquet`` record, also one that still grows.
 
-    Of a record that was cut short, every row that was written completely is returned.
+    Of a record that was cut short, as by a kill of its writer, every complete row is returned.
 
     Raises:
         RecordError: the file is missing, unreadable, or not a record of edgevae.
     """
     path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet" and path.exists():
+        from .latents_parquet import read_parquet
+
+        return read_parquet(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise RecordError(
             f"{path} {what}, wanted a record (.h5, .jsonl or .mcap) written by 'edgevae embed' or 'stream'."
         )
-    suffix = path.suffix.lower()
     if suffix == ".jsonl":
         return _read_jsonl(path)
     if suffix in (".h5", ".hdf5"):
@@ -73,21 +89,31 @@ def read_latents(path: str | Path) -> Latents:
 
 
 def _read_hdf5(path: Path) -> Latents:
+    with hdf5_errors_as_sentences(path), open_hdf5(path) as file:
+        check_hdf5(path, file)
+        names = [*_HDF5_ROWS, *(["source"] if "source" in file and "sources" in file else [])]
+        count = min(file[name].shape[0] for name in names)
+        pose = file["pose"][:count].astype(np.float64)
+        archive = "source" in names
+        return Latents(
+            latent=file["latent"][:count].astype(np.float32),
+            timestamp_ns=file["timestamp_ns"][:count].astype(np.int64),
+            frame=file["frame"][:count].astype(np.int64),
+            pose=pose if np.isfinite(pose).any() else None,
+            attrs={
+                key: value.item() if isinstance(value, np.generic) else value
+                for key, value in file.attrs.items()
+            },
+            source=file["source"][:count].astype(np.int32) if archive else None,
+            sources=tuple(uri.decode() for uri in file["sources"][:]) if archive else (),
+        )
+
+
+@contextmanager
+def hdf5_errors_as_sentences(path: Path) -> Iterator[None]:
+    """Turn what HDF5 raises over a damaged or foreign file into a RecordError."""
     try:
-        with open_hdf5(path) as file:
-            _check_hdf5(path, file)
-            count = min(file[name].shape[0] for name in _HDF5_ROWS)
-            pose = file["pose"][:count].astype(np.float64)
-            return Latents(
-                latent=file["latent"][:count].astype(np.float32),
-                timestamp_ns=file["timestamp_ns"][:count].astype(np.int64),
-                frame=file["frame"][:count].astype(np.int64),
-                pose=pose if np.isfinite(pose).any() else None,
-                attrs={
-                    key: value.item() if isinstance(value, np.generic) else value
-                    for key, value in file.attrs.items()
-                },
-            )
+        yield
     except RecordError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # HDF5 meets damage in many ways
@@ -115,7 +141,7 @@ def open_hdf5(path: Path) -> h5py.File:
     return h5py.File(path, "r", locking="best-effort")
 
 
-def _check_hdf5(path: Path, file: h5py.File) -> None:
+def check_hdf5(path: Path, file: h5py.File) -> None:
     import h5py
 
     wanted = {"latent": ("N", "D"), "timestamp_ns": ("N",), "frame": ("N",), "pose": ("N", 4, 4)}
@@ -145,6 +171,8 @@ def _read_jsonl(path: Path) -> Latents:
     lengths = {len(row["latent"]) for row in rows}
     if len(lengths) > 1:
         raise RecordError(f"{path} mixes latents of lengths {sorted(lengths)}, wanted one model's latents.")
+    numbers: dict[str, int] = {}
+    source = [numbers.setdefault(str(row.get("source", "")), len(numbers)) for row in rows]
     unknown = np.full((4, 4), np.nan)
     poses = [row["pose"] for row in rows]
     return Latents(
@@ -155,6 +183,8 @@ def _read_jsonl(path: Path) -> Latents:
         if any(pose is not None for pose in poses)
         else None,
         attrs={key: rows[0][key] for key in ("source", "clock", "model", "model_sha256") if rows[0].get(key)},
+        source=np.array(source, np.int32) if len(numbers) > 1 else None,
+        sources=tuple(numbers) if len(numbers) > 1 else (),
     )
 
 
