@@ -1,0 +1,155 @@
+"""An archive in Parquet: a folder of parts, each a whole file, as Spark, Dask and Ray write data sets.
+
+A Parquet file can be read only when its end is written. So rows are collected and written as a part under a
+temporary name, which then takes its own in one step. To resume, new parts are added; nothing is written
+again. What a kill costs is the rows of the part that was not yet written: they are made again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RecordError
+from ..files import os_errors_as_sentences, ready_folder, replacing, temporary_name
+from ..latents_parquet import attributes, load_pyarrow, parquet_errors_as_sentences, parts_of
+from ..model import ModelSpec
+from ..sinks.base import Row
+from .base import Archive, Found, check_same
+from .plan import Place, Plan
+from .tables import to_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT_VERSION = 1
+PART_ROWS = 16384  # 28 MB of the shipped model's latents
+PART_SECONDS = 60.0
+
+
+class ParquetArchive(Archive):
+    """``FOLDER/part-000000.parquet`` and so on, rows in order; columns as ``tables.schema`` says.
+
+    Each part's metadata hold ``format_version``, ``edgevae_version``, ``model``, ``model_sha256``,
+    ``precision``, ``latent_dim``, ``sources_sha256`` and ``created``.
+
+    Args:
+        path: the folder; it appears with the first part.
+        overwrite: replace an old archive, or one file.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        load_pyarrow()
+        self.path = path
+        self._overwrite = overwrite
+        self._waiting: list[tuple[str, Row]] = []
+        self._part = 0
+
+    def find(self, plan: Plan, spec: ModelSpec) -> Found | None:
+        if not self.path.exists():
+            return None
+        if not self.path.is_dir():
+            raise RecordError(
+                f"{self.path} is a file, wanted the folder of a Parquet archive; choose another name."
+            )
+        rows = 0
+        with parquet_errors_as_sentences(self.path):
+            parts = parts_of(self.path)
+            for part in parts:
+                with load_pyarrow().parquet.ParquetFile(part) as file:
+                    about = attributes(file)
+                    check_same(self.path, plan, spec, about.get("sources_sha256"), about.get("model_sha256"))
+                    rows += file.metadata.num_rows
+            end = load_pyarrow().parquet.read_table(parts[-1], columns=["source", "frame"])
+            last = end.slice(len(end) - 1).to_pylist()[0]
+        self._part = int(parts[-1].stem.rpartition("-")[2]) + 1
+        return Found(Place(plan.names.index(last["source"]), last["frame"]), rows)
+
+    def begin(self, plan: Plan, spec: ModelSpec, found: Found | None) -> None:
+        if found is None and self.path.exists():
+            if not self._overwrite:
+                raise RecordError(f"{self.path} exists; choose another name or pass --overwrite.")
+            if self.path.is_dir() and any(not _is_part(entry.name) for entry in self.path.iterdir()):
+                raise RecordError(
+                    f"{self.path} is a folder that holds more than an archive; choose another name."
+                )
+        ready_folder(self.path.parent)
+        self._plan, self._spec, self._resumed = plan, spec, found is not None
+        self.rows = 0 if found is None else found.rows
+        self._due_s = time.monotonic() + PART_SECONDS
+
+    def add(self, source: int, row: Row) -> None:
+        self._waiting.append((self._plan.names[source], row))
+        self.rows += 1
+        if len(self._waiting) >= PART_ROWS:
+            self._write_part()
+
+    def flush(self) -> None:
+        if time.monotonic() >= self._due_s:
+            self._write_part()
+
+    def close(self) -> None:
+        self._write_part()
+
+    def _write_part(self) -> None:
+        self._due_s = time.monotonic() + PART_SECONDS
+        if not self._waiting:
+            return
+        names, rows = zip(*self._waiting, strict=True)
+        table = to_table(names, rows, self._spec.latent_dim)
+        table = table.replace_schema_metadata({key: str(value) for key, value in self._about().items()})
+        name = f"part-{self._part:06d}.parquet"
+        with os_errors_as_sentences(self.path):
+            if self._part == 0 and not self._resumed:
+                self._begin_folder(name, table)
+            else:
+                with replacing(self.path / name) as temporary:
+                    _write(table, temporary)
+        self._waiting.clear()
+        self._part += 1
+
+    def _begin_folder(self, name: str, table: pa.Table) -> None:
+        """Have the folder appear with its first part in it."""
+        folder = temporary_name(self.path)
+        try:
+            folder.mkdir()
+            _write(table, folder / name)
+            if self.path.exists() and not self._overwrite:
+                raise RecordError(f"{self.path} exists; choose another name or pass --overwrite.")
+            old = folder.with_name(f"{folder.name}.old")
+            if self.path.exists():
+                os.rename(self.path, old)
+            os.rename(folder, self.path)
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _about(self) -> dict[str, Any]:
+        from .. import __version__
+
+        return {
+            "format_version": FORMAT_VERSION,
+            "edgevae_version": __version__,
+            "model": self._spec.name,
+            "model_sha256": self._spec.sha256,
+            "precision": self._spec.precision,
+            "latent_dim": self._spec.latent_dim,
+            "sources_sha256": self._plan.digest,
+            "created": time.time_ns(),
+        }
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(("part-", ".part-"))
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    pq = load_pyarrow().parquet
+    pq.write_table(table, path, compression="zstd", use_dictionary=["source", "clock", "intrinsics"])

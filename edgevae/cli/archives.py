@@ -1,0 +1,140 @@
+"""Commands over many sources: ``embed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import EdgevaeError, RecordError
+from .common import (
+    DepthOption,
+    IsaOption,
+    ModelOption,
+    OverwriteOption,
+    QuietOption,
+    StatsOption,
+    ThreadsOption,
+    complain,
+)
+
+if TYPE_CHECKING:
+    from ..archive import Tally
+    from ..model import Model
+
+
+def embed(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE...", help="Any sources 'edgevae stream --camera' takes."),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="Record: .h5, .jsonl, or .parquet (a folder)."),
+    ] = ...,  # type: ignore[assignment]  # typer's way to ask for an option
+    from_list: Annotated[
+        str | None, typer.Option(metavar="FILE", help="More sources, one a line; - reads standard input.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on behind the last whole row; begin if there is none.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End at the first source that cannot be read.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Sources read at a time; default: one a core, at most 8."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="local, or ray: Ray Data, on this machine or a cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A running Ray cluster; default: one is started here."),
+    ] = None,
+    depth: DepthOption = None,
+    model: ModelOption = None,
+    stats: StatsOption = None,
+    threads: ThreadsOption = None,
+    isa: IsaOption = "",
+    quiet: QuietOption = False,
+) -> None:
+    """Encode every frame of all sources into one record.
+
+    Sources that cannot be read are listed in FILE.problems.jsonl; the others go on, and the exit code is 2.
+    """
+    from ..archive import Engine, LocalEngine, Plan, Tally, read_list
+    from ..archive import embed as run
+    from ..archive.show import choose_display
+    from ..files import ready_folder, write_json
+    from ..model import load
+    from ..panel import print_summary
+    from ..stats import Stats
+    from ..stream import Stop, StopOnSignal
+
+    plan = Plan((*(sources or ()), *(read_list(from_list) if from_list else ())), depth)
+    if stats is not None:
+        if stats.is_dir():
+            raise RecordError(f"{stats} is a folder, wanted the name of a file for --stats.")
+        ready_folder(stats.parent)
+    first = load(model, threads=threads, isa=isa)
+    chosen: Engine
+    if engine == "ray":
+        from ..archive.ray_engine import RayEngine
+
+        chosen = RayEngine(first.spec, isa=isa, workers=workers, address=ray_address)
+    elif engine == "local" and ray_address is None:
+
+        def load_for_worker(share: int) -> Model:
+            return first if len(plan.sources) == 1 else load(model, threads=threads or share, isa=isa)
+
+        chosen = LocalEngine(load_for_worker, workers=workers)
+    else:
+        wanted = "--engine ray" if engine == "local" else "local or ray"
+        raise EdgevaeError(f"engine is '{engine}', wanted {wanted}.")
+    counts, stop, tally = Stats(), Stop(), Tally(len(plan.sources))
+    try:
+        with StopOnSignal(stop), choose_display(counts, stop, tally, quiet=quiet):
+            run(
+                plan,
+                output,
+                chosen,
+                first.spec,
+                resume=resume,
+                overwrite=overwrite,
+                strict=strict,
+                stats=counts,
+                stop=stop,
+                tally=tally,
+            )
+    finally:
+        if counts.frames_in or not counts.error:  # otherwise nothing ran, and the error says it all
+            wrote = [f"{output} ({tally.rows} frames)"] if tally.rows else []
+            if stats is not None:
+                about = {
+                    "source": {"name": plan.title, "live": False},
+                    "sources": {"given": tally.sources, "finished": tally.finished, "failed": tally.failed},
+                    "rows": {"before": tally.resumed, "after": tally.rows},
+                    "model": {"name": first.spec.name, "path": first.spec.path, "sha256": first.spec.sha256},
+                    "engine": {"isa": first.isa, "name": engine},
+                }
+                write_json(stats, counts.report(**about))
+                wrote.append(str(stats))
+            print_summary(counts, wrote)
+    _say_how_it_ended(tally, output, stop.reason)
+
+
+def _say_how_it_ended(tally: Tally, output: Path, reason: str) -> None:
+    """Complain of sources that failed, or of an end before the last source; such ends have an exit code."""
+    for sentence in tally.problems:
+        complain(sentence)
+    if tally.failed:
+        raise RecordError(
+            f"{tally.failed} of {tally.sources} sources could not be read to their end, see "
+            f"{tally.problems_path}; the rows of the others are in {output}."
+        )
+    if reason and 1 < tally.sources != tally.finished:
+        complain(f"stopped by {reason} after {tally.finished} of {tally.sources} sources; --resume goes on.")
+        raise typer.Exit(130)
