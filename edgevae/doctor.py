@@ -23,7 +23,8 @@ EXTRAS = {
     "ros": ("rosbags",),
     "view": ("rerun-sdk",),
     "zenoh": ("eclipse-zenoh",),
-    "ray": ("ray",),
+    "parquet": ("pyarrow",),
+    "ray": ("ray", "pyarrow"),
 }
 RUNTIME = ("numpy", "opencv-python-headless", "h5py", "safetensors", "typer", "rich")
 

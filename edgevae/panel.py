@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live panel or a progress bar on a terminal, plain lines elsewhere."""
+"""What a run shows while it goes: a live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from .stats import STAGES, Stats
@@ -146,38 +145,6 @@ class LivePanel(Display):
         return Panel(Group(*parts), title="edgevae", title_align="left", expand=False, border_style="dim")
 
 
-class ProgressBar(Display):
-    """Frames done of the source's length, for ``edgevae embed``."""
-
-    interval_s = 0.2
-
-    def __init__(self, stats: Stats, stop: Stop, console: Console, length: int | None) -> None:
-        super().__init__(stats, stop)
-        self._bar = Progress(
-            TextColumn("embedding"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[fps]:.0f} fps"),
-            TimeRemainingColumn(),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-        )
-        self._task = self._bar.add_task("embedding", total=length, fps=0.0)
-        self._started = False
-
-    def draw(self) -> None:
-        if not self._started:
-            self._bar.start()
-            self._started = True
-        self._bar.update(self._task, completed=self.stats.frames_in, fps=self.stats.fps_now)
-        self._bar.refresh()
-
-    def finish(self) -> None:
-        if self._started:
-            self._bar.stop()
-
-
 def _troubles(stats: Stats) -> list[str]:
     """What is out of order at this moment: the source, or sinks."""
     lost = [f"source lost for {stats.source_lost_s:.0f} s: {stats.source_lost}"] if stats.source_lost else []
@@ -225,8 +192,6 @@ def choose_display(
     *,
     title: str,
     quiet: bool,
-    progress: bool = False,
-    length: int | None = None,
     on_stderr: bool = False,
 ) -> Display:
     """The display for standard output, or standard error, as it is: terminal or not."""
@@ -235,8 +200,6 @@ def choose_display(
         return Quiet(stats, stop)
     if not console.is_terminal or os.environ.get("TERM") == "dumb":
         return Lines(stats, stop, sys.stderr if on_stderr else sys.stdout)
-    if progress:
-        return ProgressBar(stats, stop, console, length)
     return LivePanel(stats, stop, console, title)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import EdgevaeError
-from . import machine, models, records, run
+from . import archives, machine, models, records, run
 from .common import complain, with_value
 
 __all__ = ["main"]
@@ -95,7 +95,7 @@ def common(
 
 for command in (  # in the order of --help
     run.stream,
-    run.embed,
+    archives.embed,
     records.decode,
     records.repair,
     models.info,

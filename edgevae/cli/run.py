@@ -1,4 +1,4 @@
-"""Commands that run a source through the model: ``stream`` and ``embed``."""
+"""Commands that run a source through the model: ``stream``."""
 
 from __future__ import annotations
 
@@ -167,42 +167,6 @@ def stream(
     )
 
 
-def embed(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Any source 'edgevae stream --camera' takes.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Record: .h5, .jsonl or .mcap.")
-    ],
-    depth: DepthOption = None,
-    calibration: CalibrationOption = None,
-    model: ModelOption = None,
-    overwrite: OverwriteOption = False,
-    stats: StatsOption = None,
-    threads: ThreadsOption = None,
-    isa: IsaOption = "",
-    quiet: QuietOption = False,
-) -> None:
-    """Encode every frame of a source into a record."""
-    from ..sinks import open_record
-
-    sink = open_record(output, overwrite=overwrite)
-    limits = {"every_frame": True}
-    _run(
-        source,
-        depth,
-        calibration,
-        model,
-        [sink],
-        threads=threads,
-        isa=isa,
-        quiet=quiet,
-        stats_path=stats,
-        limits=limits,
-        progress=True,
-    )
-
-
 def _pictures(names: str | None) -> list[str] | None:
     """What --record-topics asks for; None for what is usual."""
     return None if names is None else [name for name in names.split(",") if name not in ("", "none")]
@@ -222,9 +186,8 @@ def _run(
     limits: dict[str, Any],
     loop: bool = False,
     on_lost: OnLost = OnLost.exit,
-    progress: bool = False,
 ) -> None:
-    """What ``stream`` and ``embed`` share: open, run, show, summarise."""
+    """Open, run, show, summarise."""
     from ..files import ready_folder, write_json
     from ..model import load
     from ..panel import choose_display, print_summary
@@ -255,8 +218,6 @@ def _run(
         stop,
         title=title,
         quiet=quiet,
-        progress=progress,
-        length=source.length,
         on_stderr=on_stderr,
     )
     try:
