@@ -258,7 +258,9 @@ def test_a_full_disk(tiny_model_path: Path, tmp_path: Path, limit: int) -> None:
     else:  # a limit for each file: the run goes on in the next
         assert len(files) >= 2
         frames = {frame for file in files for frame, _ in values(mended(file), "/latent", "BarChart:values")}
-        assert frames == set(range(60))
+        missing = re.search(r"(\d+) rows? (is|are) missing", done.stderr)  # none, unless patience ran out
+        assert frames <= set(range(60))
+        assert len(frames) == 60 - (int(missing[1]) if missing else 0)
 
 
 def test_a_kill_leaves_a_readable_file(tiny_model_path: Path, tmp_path: Path) -> None:

@@ -232,7 +232,9 @@ def test_a_limit_is_met(tiny_model_path: Path, tmp_path: Path, suffix: str, how:
         assert list(tmp_path.iterdir()) == []
     else:  # at the end, by what is missing
         assert f"{path} holds " in done.stderr or f"cannot write {path}" in done.stderr
-        assert path.exists() == (suffix != ".mp4")
+        # An .mp4 has its name only when it is whole; what is tried again may fit.
+        assert path.exists() or suffix == ".mp4"
+        assert suffix != ".mp4" or not path.exists() or read(path)[0]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
