@@ -1,4 +1,4 @@
-"""One picture as a source: with and without depth, its calibration, and what is wrong with it in one sentence."""
+"""One picture as a source: with and without depth, its calibration, and what is wrong in one sentence."""
 
 from __future__ import annotations
 

@@ -1,13 +1,24 @@
-"""Commands that read records of latents: ``decode`` and ``repair``."""
+"""Commands on records of latents: ``decode``, ``repair``, and what is made of them afterwards."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import LatentError
 from .common import ModelOption, OverwriteOption, QuietOption, ThreadsOption, complain
+
+if TYPE_CHECKING:
+    from ..latents import Latents
+    from ..model import Model
+
+RecordArgument = Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5, .jsonl, .mcap or .parquet.")]
+DistanceOption = Annotated[str, typer.Option(metavar="NAME", help="cosine or euclidean.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def decode(
@@ -61,3 +72,180 @@ def repair(
         print(f"recovered {found.rows} {found.unit} into {found.output}")
     if found.lost:
         print(found.lost)
+
+
+def interpolate(
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="RECORD#ROW, COLOR.png, COLOR.png,DEPTH.png, or SOURCE#FRAME."),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other end, named likewise.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Animation .gif or .mp4, or a sheet .png.")
+    ],
+    steps: Annotated[int, typer.Option(min=2, metavar="N", help="Pictures, both ends included.")] = 16,
+    fps: Annotated[float, typer.Option(min=0.5, max=50, metavar="N", help="Pictures per second.")] = 8.0,
+    model: ModelOption = None,
+    overwrite: OverwriteOption = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Decode the way from one frame's latent to another's."""
+    from ..interpolate import check_output
+    from ..interpolate import interpolate as run
+    from ..latent_of import latent_of
+    from ..model import load
+
+    check_output(output, overwrite=overwrite)
+    network = load(model, threads=threads)
+    first, last = latent_of(a, network), latent_of(b, network)
+    run(first, last, network, output, steps=steps, fps=fps, overwrite=overwrite)
+    print(f"wrote {output} ({steps} steps from {first.name} to {last.name})")
+
+
+def similar(
+    latents: RecordArgument,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT", help="A row of LATENTS, RECORD#ROW, COLOR.png[,DEPTH.png], or SOURCE#FRAME."
+        ),
+    ],
+    count: Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many rows to name.")] = 5,
+    gap: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Leave out so many rows before and after row --to.")
+    ] = 0,
+    distance: DistanceOption = "cosine",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.png", help="Decode them into a picture.")
+    ] = None,
+    as_json: JsonOption = False,
+    model: ModelOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Name the rows of a record nearest to a frame or to one of its rows: scenes that look alike."""
+    from ..decode import check_model
+    from ..interpolate import check_output, write_sheet
+    from ..latent_of import Named, latent_of, row_of
+    from ..latent_tools import nearest
+    from ..latents import read_latents
+    from ..model import load
+
+    if output is not None:
+        check_output(output, overwrite=overwrite, suffixes=(".png",))
+    rows = read_latents(latents)
+    own = int(to) if to.isascii() and to.isdecimal() and len(to) < 19 else None
+    network: Model | None = None
+    if own is None or output is not None:
+        network = load(model)
+        check_model(rows, network, any_model=False)
+    if own is not None:
+        query = Named(row_of(rows, own, str(latents)), f"row {own}")
+        leave_out = range(own - gap, own + gap + 1)
+    else:
+        assert network is not None
+        query, leave_out = latent_of(to, network), range(0)
+    found = nearest(rows.latent, query.latent, count=count, kind=distance, leave_out=leave_out)
+    table = [{"distance": round(match.distance, 6), **_about(rows, match.row)} for match in found]
+    _print_rows(table, as_json)
+    if output is not None and network is not None:
+        labels = ["wanted", *(f"row {match.row}: {match.distance:.3f}" for match in found)]
+        wanted = [query.latent, *(rows.latent[match.row] for match in found)]
+        write_sheet(network, wanted, labels, output, title=f"{latents.name}: nearest to {query.name}")
+        complain(f"wrote {output}")
+
+
+def novelty(
+    latents: RecordArgument,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Plot .png, or table .csv or .json; repeatable."),
+    ] = None,
+    gap: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Compare with rows at least so many before the last.")
+    ] = 0,
+    distance: DistanceOption = "cosine",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Show how new each row is: its distance to the nearest row before it."""
+    import numpy as np
+
+    from ..latent_tools import novelty as run
+    from ..latents import read_latents
+    from ..novelty_report import check_report, write_report
+    from ..panel import sparkline
+
+    for path in output or []:
+        check_report(path, overwrite=overwrite)
+    rows = read_latents(latents)
+    values = run(rows.latent, gap=gap, kind=distance)
+    known = np.flatnonzero(~np.isnan(values))
+    if len(known) == 0:
+        raise LatentError(f"{latents} has {len(rows)} rows; with --gap {gap} none has another before it.")
+    print(sparkline([float(part.max()) for part in np.array_split(values[known], min(72, len(known)))]))
+    quartiles = ", ".join(f"{value:.3g}" for value in np.percentile(values[known], (5, 50, 95)))
+    print(f"{len(rows)} rows, {distance} distance to the nearest before: 5, 50, 95 % at {quartiles}")
+    print("newest:")
+    newest = known[np.argsort(-values[known], kind="stable")[:5]]
+    _print_rows([{"novelty": round(float(values[i]), 6), **_about(rows, int(i))} for i in newest], False)
+    for path in output or []:
+        write_report(
+            path, rows, values, title=f"{latents.name}: {distance} distance to the nearest row before"
+        )
+        print(f"wrote {path}")
+
+
+def keyframes(
+    latents: RecordArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Record of the chosen rows: .h5 or .jsonl.")
+    ],
+    count: Annotated[int | None, typer.Option("-n", min=1, metavar="N", help="Choose so many.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="D", help="Choose until every row is this near to a chosen one.")
+    ] = None,
+    distance: DistanceOption = "cosine",
+    as_json: JsonOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Choose rows that stand for all, and write a record with only those; prints which they are."""
+    from ..latent_tools import keyframes as run
+    from ..latents import read_latents
+    from ..select_rows import check_output, select_rows
+
+    if (count is None) == (threshold is None):
+        raise LatentError("wanted either -n N, how many key frames, or --threshold D, how near to one.")
+    check_output(latents, output, overwrite=overwrite)
+    rows = read_latents(latents)
+    chosen = run(rows.latent, count=count, threshold=threshold, kind=distance).tolist()
+    select_rows(latents, chosen, output, overwrite=overwrite)
+    _print_rows([_about(rows, row) for row in chosen], as_json)
+    complain(f"wrote {output} ({len(chosen)} of {len(rows)} rows)")
+
+
+def _about(rows: Latents, row: int) -> dict[str, Any]:
+    return {
+        "row": row,
+        "frame": int(rows.frame[row]),
+        "timestamp_ns": int(rows.timestamp_ns[row]),
+        "source": rows.source_of(row),
+    }
+
+
+def _print_rows(table: list[dict[str, Any]], as_json: bool) -> None:
+    """A table with a heading, in columns; or JSON."""
+    if as_json:
+        print(json.dumps(table, indent=2))
+        return
+    cells = [[str(key).replace("_", " ") for key in table[0]] if table else []]
+    cells += [
+        [f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()]
+        for row in table
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print(_columns(line, widths))
+
+
+def _columns(line: Iterable[str], widths: list[int]) -> str:
+    *numbers, last = line
+    return "  ".join([*(text.rjust(width) for text, width in zip(numbers, widths, strict=False)), last])
