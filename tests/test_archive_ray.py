@@ -19,7 +19,7 @@ from edgevae.latents import read_latents
 
 pytest.importorskip("ray.data", reason="the engine on Ray needs ray[data]")
 
-FOLDERS, PICTURES, FRAMES = 12, 6, 60
+FOLDERS, PICTURES, FRAMES = 10, 6, 40
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_killed_worker_changes_nothing(tiny_model_path: Path, tmp_path: Path, 
         workers = workers_of(process.pid)
         if len(workers) == 2:
             listening = listening_addresses(descendants(process.pid))
-            time.sleep(2.0)  # long enough to be in the middle of a source
+            time.sleep(1.0)  # long enough to be in the middle of a source
             os.kill(workers[0], signal.SIGKILL)
             killed += 1
         time.sleep(0.05)

@@ -7,8 +7,8 @@ them to one archive (hdf5.py, jsonl.py, parquet.py), whose last row says where t
 
 from __future__ import annotations
 
-from .embed import Engine, Tally, embed
+from .embed import EmbedStats, Engine, Tally, embed
 from .local import LocalEngine
 from .plan import Plan, read_list
 
-__all__ = ["Engine", "LocalEngine", "Plan", "Tally", "embed", "read_list"]
+__all__ = ["EmbedStats", "Engine", "LocalEngine", "Plan", "Tally", "embed", "read_list"]

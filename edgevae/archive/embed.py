@@ -43,6 +43,14 @@ class Tally:
     problems_path: Path | None = None
 
 
+class EmbedStats(Stats):
+    """Counters of an embedding. Its rows come in blocks, so their rate is that of the whole run."""
+
+    @property
+    def fps(self) -> float:
+        return self.encoded / self.seconds if self.seconds > 0 else 0.0
+
+
 class Engine(Protocol):
     """What reads and encodes: ``LocalEngine`` or ``RayEngine``."""
 
@@ -112,7 +120,7 @@ def embed(
         SourceError: see above.
         EdgevaeError: the model wants a condition, or ``resume`` and ``overwrite`` are both asked for.
     """
-    stats = Stats() if stats is None else stats
+    stats = EmbedStats() if stats is None else stats
     stop = Stop() if stop is None else stop
     tally = Tally(len(plan.sources)) if tally is None else tally
     try:

@@ -1,7 +1,7 @@
 """One source to rows: what each thread of the local engine and each worker of Ray does.
 
 Frames are encoded one by one. Batches were measured (shipped model and width 64, batches of 1 to 32, one
-thread): at most 6 % faster, where reading a frame's pictures takes five times as long as encoding them.
+thread): at most 6 % faster, where reading a frame's pictures takes eight times as long as encoding them.
 What helps is reading several sources at once, which the engines do.
 """
 

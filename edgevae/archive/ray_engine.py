@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import queue
+import secrets
 import shutil
 import signal
 import socket
@@ -48,10 +49,12 @@ class RayEngine:
         self, spec: ModelSpec, *, isa: str = "", workers: int | None = None, address: str | None = None
     ) -> None:
         # Read when the package is first imported: nothing is reported to Ray's makers, and a Ray of this
-        # machine's own listens on 127.0.0.1 alone (Ray's switch for systems that have firewall pop-ups).
+        # machine's own listens on 127.0.0.1 alone (Ray's switch for systems that have firewall pop-ups), to
+        # who knows a token made for this run.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         if address is None:
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
         try:
             import pyarrow  # noqa: F401
             import ray.data  # noqa: F401
@@ -135,7 +138,13 @@ def _running(address: str | None, workers: int | None) -> Iterator[int]:
             ray.init("local", num_cpus=cores, include_dashboard=False, _temp_dir=str(folder), **options)
         else:
             _check_reachable(address)
-            ray.init(address, **options)
+            try:
+                ray.init(address, **options)
+            except Exception as error:
+                raise EdgevaeError(
+                    f"the Ray cluster at {address} refused: {_last_line(error)}; its version of Ray and "
+                    "RAY_AUTH_TOKEN must be the same here."
+                ) from error
         if here:
             signal.signal(signal.SIGTERM, handler)  # ray.init puts its own in place
         resources: Any = ray.cluster_resources  # which has no types

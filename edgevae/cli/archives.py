@@ -65,13 +65,12 @@ def embed(
 
     Sources that cannot be read are listed in FILE.problems.jsonl; the others go on, and the exit code is 2.
     """
-    from ..archive import Engine, LocalEngine, Plan, Tally, read_list
+    from ..archive import EmbedStats, Engine, LocalEngine, Plan, Tally, read_list
     from ..archive import embed as run
     from ..archive.show import choose_display
     from ..files import ready_folder, write_json
     from ..model import load
     from ..panel import print_summary
-    from ..stats import Stats
     from ..stream import Stop, StopOnSignal
 
     plan = Plan((*(sources or ()), *(read_list(from_list) if from_list else ())), depth)
@@ -94,7 +93,7 @@ def embed(
     else:
         wanted = "--engine ray" if engine == "local" else "local or ray"
         raise EdgevaeError(f"engine is '{engine}', wanted {wanted}.")
-    counts, stop, tally = Stats(), Stop(), Tally(len(plan.sources))
+    counts, stop, tally = EmbedStats(), Stop(), Tally(len(plan.sources))
     try:
         with StopOnSignal(stop), choose_display(counts, stop, tally, quiet=quiet):
             run(
