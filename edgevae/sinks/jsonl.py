@@ -44,7 +44,7 @@ class JsonlSink(RecordFile):
         self._run = run
 
     def write(self, row: Row) -> None:
-        line = json_line(row, self._run)
+        line = self._line(row)
         with os_errors_as_sentences(self.path):
             if self._file is None:
                 self._file = self._start(line)
@@ -59,6 +59,9 @@ class JsonlSink(RecordFile):
             file, self._file = self._file, None
             with os_errors_as_sentences(self.path):
                 file.close()
+
+    def _line(self, row: Row) -> bytes:
+        return json_line(row, self._run)
 
     def _start(self, line: bytes) -> io.FileIO:
         temporary = temporary_name(self.path)
