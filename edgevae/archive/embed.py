@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import EdgevaeError, RecordError, SourceError
+from ..errors import EdgevaeError, RecordError, RowError, SourceError
 from ..model import ModelSpec
 from ..stats import Stats
 from ..stream import Stop
@@ -198,7 +198,12 @@ class _Writing:
                     f"{self._last.frame} of {self._plan.names[self._last.source]}; frames must count upwards."
                 )
             began_s = time.perf_counter()
-            self._archive.add(item.source, item.row)
+            try:
+                self._archive.add(item.source, item.row)
+            except RowError as error:  # numbers that the format cannot hold
+                self._stats.frame_skipped(str(error))
+                self._problems.add(Problem(item.source, item.row.index, str(error), failed=False))
+                return
             self._last = item.place
             self._stats.time("sink", (time.perf_counter() - began_s) * 1e3)
             self._stats.frame_encoded(item.preprocess_ms, item.encode_ms, item.end_to_end_ms)

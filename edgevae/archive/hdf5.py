@@ -7,9 +7,7 @@ seconds for a million; beyond, choose Parquet.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
@@ -90,7 +88,7 @@ class Hdf5Archive(Hdf5Sink, Archive):
         assert self._old is not None
         with open_hdf5(self._old) as old:
             names = [name for name in _columns(file) if name in old]
-            self._claim(self._old.stat().st_size)
+            self._claim_space(Path(file.filename), 0, self.rows)
             for name, count in [*((name, self.rows) for name in names), ("cameras", len(old["cameras"]))]:
                 file[name].resize(count, axis=0)
                 for begin in range(0, count, _COPY_ROWS):
@@ -100,31 +98,19 @@ class Hdf5Archive(Hdf5Sink, Archive):
             self._cameras = {text.decode(): i for i, text in enumerate(old["cameras"][:])}
         self._old = None
 
-    def _claim(self, count: int) -> None:
-        """Have the disk set aside what the copy needs; see ``Hdf5Sink`` for why."""
-        descriptor = os.open(self._name, os.O_RDWR)
-        try:
-            os.posix_fallocate(descriptor, 0, count + os.fstat(descriptor).st_size)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-        finally:
-            os.close(descriptor)
-
-    def _append(self, rows: list[Row]) -> None:
-        assert self._file is not None
-        length = self._file["frame"].shape[0]
+    def _append(self, file: h5py.File, rows: list[Row], name: Path | None = None) -> None:
+        self._claim_space(name or self.path, file.id.get_filesize(), len(rows))
+        length = file["frame"].shape[0]
         numbers = [self._numbers[i] for i in range(len(rows))]
-        for name, block in (("source", numbers), ("camera", [self._camera(row) for row in rows])):
-            self._file[name].resize(length + len(rows), axis=0)
-            self._file[name][length:] = block
-        super()._append(rows)  # ends with ``frame``, whose length says that the rows are whole
+        for column, block in (("source", numbers), ("camera", [self._camera(file, row) for row in rows])):
+            file[column].resize(length + len(rows), axis=0)
+            file[column][length:] = block
+        super()._append(file, rows, name)  # ends with ``frame``, whose length says that the rows are whole
         for _ in rows:
             self._numbers.popleft()
 
-    def _camera(self, row: Row) -> int:
+    def _camera(self, file: h5py.File, row: Row) -> int:
         """The number of the row's camera in the table, where it is entered the first time."""
-        assert self._file is not None
         text = json.dumps(
             {
                 "clock": row.clock,
@@ -139,8 +125,8 @@ class Hdf5Archive(Hdf5Sink, Archive):
                     f"frame {row.index} has a camera of {len(content)} bytes, wanted {CAMERA_BYTES} at most."
                 )
             number = len(self._cameras)
-            self._file["cameras"].resize(number + 1, axis=0)
-            self._file["cameras"][number] = content
+            file["cameras"].resize(number + 1, axis=0)
+            file["cameras"][number] = content
             self._cameras[text] = number
         return self._cameras[text]
 

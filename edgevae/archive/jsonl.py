@@ -5,7 +5,6 @@ To resume, the lines are counted and checked, an unfinished last one is cut off,
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from dataclasses import replace
@@ -63,11 +62,12 @@ class JsonlArchive(JsonlSink, Archive):
         if found is None:
             self.open(RunInfo(plan.title, False, spec))
             return
-        self.rows = found.rows
-        self._run = RunInfo(plan.title, False, spec)
+        self.rows, self._bytes = found.rows, self._whole_bytes
         with os_errors_as_sentences(self.path):
             os.truncate(self.path, self._whole_bytes)
-            self._file = io.FileIO(self.path, "a")
+            stat = os.stat(self.path)
+        self.files, self._inode, self._is_full = [self.path], (stat.st_dev, stat.st_ino), False
+        self.open(RunInfo(plan.title, False, spec))
 
     def add(self, source: int, row: Row) -> None:
         self._run = replace(self._run, source=self._plan.names[source])

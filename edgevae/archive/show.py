@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -58,5 +59,5 @@ def choose_display(stats: Stats, stop: Stop, tally: Tally, *, quiet: bool) -> Di
     if quiet:
         return Quiet(stats, stop)
     if not console.is_terminal or os.environ.get("TERM") == "dumb":
-        return Lines(stats, stop)
+        return Lines(stats, stop, sys.stdout)
     return SourcesBar(stats, stop, console, tally)
