@@ -655,3 +655,21 @@ def test_a_model_with_a_condition_is_refused(
     engine = LocalEngine(lambda threads: model)
     with pytest.raises(EdgevaeError, match="wants a condition of 3 numbers"):
         embed(Plan(("synthetic",)), tmp_path / "z.h5", engine, replace(model.spec, condition_dim=3))
+
+
+def test_mcap_holds_one_source(
+    corpus: list[str], model: Model, tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mcap")
+    path = tmp_path / "z.mcap"
+    options = ["-o", path, "--model", tiny_model_path, "-q"]
+    assert run(corpus[1], *options) == 0
+    record = read_latents(path)
+    np.testing.assert_array_equal(record.latent, [latent for _, _, latent in wanted_rows(corpus[1:2], model)])
+    capsys.readouterr()
+    for sources, word in (
+        (corpus[1:3], "holds one source, got 2 sources"),
+        ([corpus[1], "--resume"], "resumed"),
+    ):
+        assert run(*sources, *options) == 2
+        assert word in capsys.readouterr().err

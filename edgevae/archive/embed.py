@@ -61,6 +61,8 @@ class Engine(Protocol):
 def open_archive(path: str | Path, *, overwrite: bool = False) -> Archive:
     """The archive named ``path``: ``.h5`` or ``.hdf5``, ``.jsonl``, or ``.parquet``, which is a folder.
 
+    ``.mcap`` is for one source.
+
     Raises:
         RecordError: another suffix.
     """
@@ -78,9 +80,14 @@ def open_archive(path: str | Path, *, overwrite: bool = False) -> Archive:
         from .parquet import ParquetArchive
 
         return ParquetArchive(path, overwrite=overwrite)
+    if suffix == ".mcap":
+        from ..sinks import open_record
+        from .one_source import OneSourceArchive
+
+        return OneSourceArchive(path, open_record(path, overwrite=overwrite))
     raise RecordError(
-        f"cannot embed into {path}: its suffix is '{path.suffix}', wanted .h5 (HDF5), .jsonl (text) or "
-        ".parquet (a folder of Parquet files)."
+        f"cannot embed into {path}: its suffix is '{path.suffix}', wanted .h5 (HDF5), .jsonl (text), "
+        ".parquet (a folder of Parquet files) or .mcap."
     )
 
 

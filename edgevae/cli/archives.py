@@ -31,7 +31,12 @@ def embed(
     ] = None,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="Record: .h5, .jsonl, or .parquet (a folder)."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Record: .h5, .jsonl, .parquet (a folder); of one source .mcap.",
+        ),
     ] = ...,  # type: ignore[assignment]  # typer's way to ask for an option
     from_list: Annotated[
         str | None, typer.Option(metavar="FILE", help="More sources, one a line; - reads standard input.")

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ..latents import Latents
     from ..model import Model
 
-RecordArgument = Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5, .jsonl, .mcap or .parquet.")]
+RecordArgument = Annotated[
+    Path, typer.Argument(metavar="LATENTS", help="A record: .h5, .jsonl, .mcap or .parquet.")
+]
 DistanceOption = Annotated[str, typer.Option(metavar="NAME", help="cosine or euclidean.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
