@@ -20,7 +20,7 @@ from .latents import HDF5_MAGIC, check_row, first_words, open_hdf5
 from .mcap_file import MAGIC, McapScan, need_mcap
 from .mcap_layout import LATENT_SCHEMA
 
-_HDF5_ROWS = ("latent", "timestamp_ns", "frame", "arrival_ns", "pose", "depth_valid", "source")
+_HDF5_ROWS = ("latent", "timestamp_ns", "frame", "arrival_ns", "pose", "depth_valid", "source", "camera")
 
 
 @dataclass(slots=True)
