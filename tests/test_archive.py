@@ -159,8 +159,8 @@ from edgevae.cli import main
 left = int(sys.argv[2])
 lock = threading.Lock()
 open_source = encode.open_source
-def open_hanging(uri, *, depth):
-    source = open_source(uri, depth=depth)
+def open_hanging(uri, **options):
+    source = open_source(uri, **options)
     read = source.read
     def read_or_hang():
         global left
@@ -179,9 +179,11 @@ sys.exit(main(["embed", *sys.argv[3:], "-o", sys.argv[1]]))
 """
 
 
-def start(path: Path, reads: int, corpus: Sequence[str], *options: object) -> subprocess.Popen[str]:
+def start(
+    path: Path, reads: int, corpus: Sequence[str], *options: object, workers: int = 2
+) -> subprocess.Popen[str]:
     """Embed in a process whose sources hang after so many frames, so that it is interrupted in the middle."""
-    arguments = [str(path), str(reads), *corpus, *map(str, options), "--quiet", "--workers", "2"]
+    arguments = [str(path), str(reads), *corpus, *map(str, options), "--quiet", "--workers", str(workers)]
     return subprocess.Popen(
         [sys.executable, "-c", HANGING, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -229,7 +231,8 @@ def test_an_interrupted_run_says_so_and_goes_on(
 ) -> None:
     path = tmp_path / f"z{suffix}"
     good = [uri for uri in corpus if "nowhere" not in uri and "torn" not in uri and "empty" not in uri]
-    process = start(path, 40, good, "--model", tiny_model_path)
+    # one worker: of two, the first could hang before it has handed on anything
+    process = start(path, 40, good, "--model", tiny_model_path, workers=1)
     wait_for_more_rows(path, 0, process)
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
@@ -383,7 +386,7 @@ def from_memory(
 ) -> Callable[[str], Source]:
     """Sources by name; an error instead of one is raised when it is opened."""
 
-    def open_source(uri: str, *, depth: str | None) -> Source:
+    def open_source(uri: str, **options: object) -> Source:
         return sources[uri]()
 
     monkeypatch.setattr("edgevae.archive.encode.open_source", open_source)

@@ -79,6 +79,6 @@ def check_same(path: Path, plan: Plan, spec: ModelSpec, sources_sha256: object, 
         )
     if sources_sha256 != plan.digest:
         raise RecordError(
-            f"{path} was made from other sources, or from these in another order or with another --depth; "
-            "name the same as before, or choose another name."
+            f"{path} was made from other sources, or from these in another order or with another --depth or "
+            "--calibration; name the same as before, or choose another name."
         )

@@ -62,7 +62,7 @@ def _items(task: Task, model: Model, stopped: Callable[[], bool]) -> Iterator[Do
     number, name = task.source, without_password(task.uri)
     last, good, bad, bad_in_a_row, last_bad = -1, 0, 0, 0, ""
     try:
-        with open_source(task.uri, depth=task.depth) as source:
+        with open_source(task.uri, depth=task.depth, calibration=task.calibration) as source:
             if source.live and not task.alone:
                 raise SourceError(
                     f"{name} is live: it has no end, and its frames cannot be read again; embed it alone."

@@ -20,7 +20,7 @@ class Plan:
 
     Attributes:
         sources: URIs as ``edgevae stream --camera`` takes them; each of them once.
-        depth: as in ``open_source``, for all of them.
+        depth, calibration: as in ``open_source``, for all of them.
 
     Raises:
         SourceError: there are none, or one is named twice.
@@ -28,6 +28,7 @@ class Plan:
 
     sources: tuple[str, ...]
     depth: str | None = None
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -45,14 +46,15 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the names in their order and of ``depth``: equal plans give equal rows."""
-        return hashlib.sha256(json.dumps([self.depth, *self.names]).encode()).hexdigest()
+        """SHA-256 of the names in their order and of how depth is had: equal plans give equal rows."""
+        how = [self.depth, *([self.calibration] if self.calibration else [])]
+        return hashlib.sha256(json.dumps([how, self.names]).encode()).hexdigest()
 
     def task(self, source: int, place: Place) -> Task:
         """What is to be done with a source when the archive has come to ``place``."""
         after = place.frame if source == place.source else -1
         alone = len(self.sources) == 1 and after < 0
-        return Task(source, self.sources[source], self.depth, after, alone)
+        return Task(source, self.sources[source], self.depth, self.calibration, after, alone)
 
     @property
     def title(self) -> str:
@@ -81,6 +83,7 @@ class Task:
     source: int
     uri: str
     depth: str | None
+    calibration: str | None
     after: int
     alone: bool
 

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import EdgevaeError, RecordError
 from .common import (
+    CalibrationOption,
     DepthOption,
     IsaOption,
     ModelOption,
@@ -60,6 +61,7 @@ def embed(
         typer.Option(metavar="HOST:PORT", help="A running Ray cluster; default: one is started here."),
     ] = None,
     depth: DepthOption = None,
+    calibration: CalibrationOption = None,
     model: ModelOption = None,
     stats: StatsOption = None,
     threads: ThreadsOption = None,
@@ -78,7 +80,8 @@ def embed(
     from ..panel import print_summary
     from ..stream import Stop, StopOnSignal
 
-    plan = Plan((*(sources or ()), *(read_list(from_list) if from_list else ())), depth)
+    names = (*(sources or ()), *(read_list(from_list) if from_list else ()))
+    plan = Plan(names, depth, None if calibration is None else str(calibration))
     if stats is not None:
         if stats.is_dir():
             raise RecordError(f"{stats} is a folder, wanted the name of a file for --stats.")
