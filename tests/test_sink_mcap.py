@@ -350,7 +350,7 @@ def test_a_record_that_cannot_begin_leaves_nothing(model: Model, info: RunInfo, 
 
 def test_rotations_of_every_kind_survive() -> None:
     from edgevae.sinks.mcap_messages import quaternion
-    from edgevae.sources.tum import pose_matrix
+    from edgevae.trajectory import pose_matrix
 
     rng = np.random.default_rng(2)
     turns = [np.eye(4)[i] for i in range(4)] + list(rng.standard_normal((200, 4)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgevae import FrameError, SourceError, open_source
-from edgevae.sources.tum import slerp
+from edgevae.trajectory import slerp
 
 START = 1305031247  # seconds, as in a real sequence: too large for float64 to hold nanoseconds
 

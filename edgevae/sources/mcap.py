@@ -12,10 +12,10 @@ from .. import mcap_layout as layout
 from ..errors import FrameError, SourceError
 from ..frame import Intrinsics
 from ..mcap_file import MAGIC, McapScan, need_mcap
+from ..trajectory import pose_matrix
 from .message_source import MessageLog
 from .messages import ImageMessage, PoseMessage, pinhole
 from .ros_messages import need_rosbags, ros_camera, ros_image
-from .tum import pose_matrix
 
 if TYPE_CHECKING:
     from mcap.records import Channel, Message, Schema

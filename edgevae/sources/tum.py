@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import SourceError
 from ..frame import Frame, Intrinsics
+from ..trajectory import Trajectory, nanoseconds, read_table
 from .base import Source
 from .image_files import check_pair, fitting, read_camera, read_color, read_depth
 
 ASSOCIATION_REACH_NS = 20_000_000  # colour and depth of one frame are at most this far apart
-POSE_REACH_NS = 100_000_000  # poses are interpolated over gaps up to this
 DEPTH_UNITS_PER_M = 5000.0
 
 # Published intrinsics of the colour cameras: fx, fy, cx, cy; k1, k2, p1, p2, k3 (TUM RGB-D benchmark).
@@ -60,7 +58,7 @@ class TumSource(Source):
             step = float(np.median(np.diff(stamps)))
             self.fps = 1e9 / step if step > 0.0 else None
         truth = root / "groundtruth.txt"
-        self._trajectory = _Trajectory(truth) if truth.is_file() else None
+        self._trajectory = Trajectory(truth) if truth.is_file() else None
         self._depth_scale = 1.0 / DEPTH_UNITS_PER_M
         self._camera: Intrinsics | None = None
         self._default_camera: Intrinsics | None = None
@@ -113,18 +111,18 @@ def _pairs(root: Path, with_depth: bool) -> list[Row]:
     associations, colors, depths = (root / f"{name}.txt" for name in ("associations", "rgb", "depth"))
     if associations.is_file() and (with_depth or not colors.is_file()):
         rows: list[Row] = []
-        for row in _table(associations, 4, "stamp rgb/FILE stamp depth/FILE"):
+        for row in read_table(associations, 4, "stamp rgb/FILE stamp depth/FILE"):
             if row[1].startswith("depth"):  # the benchmark's tool writes its first argument first
                 row = row[2:] + row[:2]
             stamp, color, _, depth = row
-            rows.append((_nanoseconds(stamp, associations), color, depth if with_depth else None))
+            rows.append((nanoseconds(stamp, associations), color, depth if with_depth else None))
         return sorted(rows, key=lambda row: row[0])
     if not colors.is_file():
         raise SourceError(f"{root} has neither associations.txt nor rgb.txt; wanted a TUM RGB-D folder.")
-    color_list = sorted((_nanoseconds(s, colors), f) for s, f in _table(colors, 2, "stamp rgb/FILE"))
+    color_list = sorted((nanoseconds(s, colors), f) for s, f in read_table(colors, 2, "stamp rgb/FILE"))
     if not with_depth or not depths.is_file():
         return [(stamp, name, None) for stamp, name in color_list]
-    depth_list = sorted((_nanoseconds(s, depths), f) for s, f in _table(depths, 2, "stamp depth/FILE"))
+    depth_list = sorted((nanoseconds(s, depths), f) for s, f in read_table(depths, 2, "stamp depth/FILE"))
     return _associate(color_list, depth_list)
 
 
@@ -142,89 +140,3 @@ def _associate(colors: list[tuple[int, str]], depths: list[tuple[int, str]]) -> 
             best[d] = (distance, c)
     chosen = sorted((c, d) for d, (_, c) in best.items())
     return [(colors[c][0], colors[c][1], depths[d][1]) for c, d in chosen]
-
-
-def _table(path: Path, columns: int, form: str) -> list[list[str]]:
-    """Rows of a TUM list; lines that begin with # are comments."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"cannot read {path}: {error}; wanted lines '{form}'.") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        fields = line.replace(",", " ").split()
-        if not fields or fields[0].startswith("#"):
-            continue
-        if len(fields) != columns:
-            raise SourceError(f"{path} line {number} is '{line.strip()[:60]}', wanted '{form}'.")
-        rows.append(fields)
-    return rows
-
-
-def _nanoseconds(stamp: str, path: Path) -> int:
-    """A stamp in decimal seconds, exactly (a float would lose the last 100 ns)."""
-    try:
-        return round(Decimal(stamp) * 1_000_000_000)
-    except (InvalidOperation, OverflowError, ValueError) as error:
-        raise SourceError(f"{path} has the time stamp '{stamp[:40]}', wanted decimal seconds.") from error
-
-
-class _Trajectory:
-    """Camera-to-world poses over time."""
-
-    def __init__(self, path: Path) -> None:
-        form = "stamp tx ty tz qx qy qz qw"
-        rows = _table(path, 8, form)
-        self._stamps = np.array([_nanoseconds(row[0], path) for row in rows], dtype=np.int64)
-        try:
-            values = np.array([[float(x) for x in row[1:]] for row in rows], dtype=np.float64).reshape(-1, 7)
-        except ValueError as error:
-            raise SourceError(f"{path} says {error}; wanted numbers '{form}'.") from error
-        norms = np.linalg.norm(values[:, 3:], axis=1)
-        if not np.isfinite(values).all() or (norms < 0.5).any():
-            raise SourceError(f"{path} holds a pose that is not finite or has no rotation, wanted '{form}'.")
-        order = np.argsort(self._stamps, kind="stable")
-        self._stamps = self._stamps[order]
-        self._position = values[order, :3]
-        self._quaternion = (values[:, 3:] / norms[:, None])[order]
-
-    def at(self, stamp_ns: int) -> npt.NDArray[np.float64] | None:
-        """Pose (4, 4) between the two poses around ``stamp_ns``, None where they are out of reach."""
-        right = int(np.searchsorted(self._stamps, stamp_ns, side="left"))
-        if right < len(self._stamps) and self._stamps[right] == stamp_ns:
-            return pose_matrix(self._position[right], self._quaternion[right])
-        if right == 0 or right == len(self._stamps):
-            return None
-        before, after = int(self._stamps[right - 1]), int(self._stamps[right])
-        if after - before > POSE_REACH_NS:
-            return None
-        t = (stamp_ns - before) / (after - before)
-        position = (1.0 - t) * self._position[right - 1] + t * self._position[right]
-        return pose_matrix(position, slerp(self._quaternion[right - 1], self._quaternion[right], t))
-
-
-def slerp(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], t: float) -> npt.NDArray[np.float64]:
-    """Rotation at ``t`` in [0, 1] from unit quaternion a to b on the shorter arc (Shoemake 1985)."""
-    cosine = float(a @ b)
-    if cosine < 0.0:
-        b, cosine = -b, -cosine
-    if cosine > 0.9995:  # the arc is straight to 1e-7, and sin(angle) too small to divide by
-        mixed = (1.0 - t) * a + t * b
-    else:
-        angle = np.arccos(cosine)
-        mixed = (np.sin((1.0 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
-    return np.asarray(mixed / np.linalg.norm(mixed))
-
-
-def pose_matrix(
-    position: npt.NDArray[np.float64], quaternion: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    x, y, z, w = (float(q) for q in quaternion)
-    pose = np.eye(4)
-    pose[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    pose[:3, 3] = position
-    return pose
