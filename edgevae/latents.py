@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import RecordError
+from .frame import MAX_SIDE, Intrinsics
 
 if TYPE_CHECKING:
     import h5py  # type: ignore[import-untyped]
@@ -38,6 +40,7 @@ class Latents:
             HDF5 and MCAP, the rest of its attributes.
         source: int32 (N,), the row's place in ``sources``; None where the record has one source.
         sources: URIs of the sources of an archive that was made by ``edgevae embed``.
+        intrinsics: of the colour camera at the first frame, None where the record has none.
     """
 
     latent: npt.NDArray[np.float32]
@@ -47,6 +50,7 @@ class Latents:
     attrs: dict[str, Any] = field(default_factory=dict)
     source: npt.NDArray[np.int32] | None = None
     sources: tuple[str, ...] = ()
+    intrinsics: Intrinsics | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -106,6 +110,7 @@ def _read_hdf5(path: Path) -> Latents:
             },
             source=file["source"][:count].astype(np.int32) if archive else None,
             sources=tuple(uri.decode() for uri in file["sources"][:]) if archive else (),
+            intrinsics=check_intrinsics(json.loads(file.attrs.get("intrinsics", "null"))),
         )
 
 
@@ -116,7 +121,8 @@ def hdf5_errors_as_sentences(path: Path) -> Iterator[None]:
         yield
     except RecordError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # HDF5 meets damage in many ways
+    # HDF5 meets damage in many ways.
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise RecordError(
             f"{path} is not a readable HDF5 record: {first_words(error)}; wanted a file written by edgevae."
         ) from error
@@ -185,6 +191,7 @@ def _read_jsonl(path: Path) -> Latents:
         attrs={key: rows[0][key] for key in ("source", "clock", "model", "model_sha256") if rows[0].get(key)},
         source=np.array(source, np.int32) if len(numbers) > 1 else None,
         sources=tuple(numbers) if len(numbers) > 1 else (),
+        intrinsics=rows[0]["intrinsics"],
     )
 
 
@@ -209,7 +216,27 @@ def check_row(fields: Any) -> dict[str, Any]:
         "timestamp_ns": int(fields["timestamp_ns"]),
         "latent": latent,
         "pose": pose,
+        "intrinsics": check_intrinsics(fields.get("intrinsics")),
     }
+
+
+def check_intrinsics(fields: Any) -> Intrinsics | None:
+    """The camera a record names; raises ValueError or TypeError where that is no camera."""
+    if fields is None:
+        return None
+    if not isinstance(fields, dict):
+        raise TypeError(f"its intrinsics are a {type(fields).__name__}, wanted an object")
+    try:
+        fx, fy, cx, cy = (float(fields[name]) for name in ("fx", "fy", "cx", "cy"))
+        width, height = (int(fields[name]) for name in ("width", "height"))
+        distortion = tuple(float(value) for value in fields.get("distortion", ()))
+    except KeyError as error:
+        raise ValueError(f"its intrinsics lack {error}") from error
+    if not all(math.isfinite(number) for number in (fx, fy, cx, cy, *distortion)) or min(fx, fy) <= 0.0:
+        raise ValueError(f"its intrinsics are no camera's: {fields}")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise ValueError(f"its intrinsics are of {width}x{height} pixels")
+    return Intrinsics(fx, fy, cx, cy, width, height, distortion)
 
 
 def first_words(error: Exception) -> str:

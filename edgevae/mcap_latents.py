@@ -25,7 +25,7 @@ def read_mcap(path: Path) -> Latents:
         RecordError: the file is damaged before its end, or no record of edgevae.
         EdgevaeError: the MCAP libraries are not installed.
     """
-    from .latents import Latents
+    from .latents import Latents, check_intrinsics
 
     try:
         from google.protobuf.message import DecodeError
@@ -64,6 +64,10 @@ def read_mcap(path: Path) -> Latents:
     lengths = {len(latent) for latent in latents}
     if len(lengths) > 1:
         raise RecordError(f"{path} mixes latents of lengths {sorted(lengths)}, wanted one model's latents.")
+    try:
+        intrinsics = check_intrinsics(json.loads(attrs.get("intrinsics", "null")))
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"{path} has metadata that cannot be read: {error}.") from error
     pose = np.array(poses, np.float64)
     return Latents(
         latent=np.stack(latents),
@@ -71,6 +75,7 @@ def read_mcap(path: Path) -> Latents:
         frame=np.array(frames, np.int64),
         pose=pose if np.isfinite(pose).any() else None,
         attrs=attrs,
+        intrinsics=intrinsics,
     )
 
 

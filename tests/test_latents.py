@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgevae.errors import RecordError
+from edgevae.frame import Intrinsics
 from edgevae.latents import read_latents
 
 
@@ -147,3 +148,39 @@ def test_missing_folder_and_suffix(tmp_path: Path) -> None:
     (tmp_path / "z.npy").touch()
     with pytest.raises(RecordError, match=r"suffix '\.npy'"):
         read_latents(tmp_path / "z.npy")
+
+
+CAMERA = {"fx": 30.0, "fy": 31.0, "cx": 15.5, "cy": 11.5, "width": 32, "height": 24, "distortion": [0.1, 0.0]}
+
+
+def test_intrinsics_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "z.jsonl"
+    path.write_text(line(0, intrinsics=CAMERA) + line(1, intrinsics=CAMERA))
+    assert read_latents(path).intrinsics == Intrinsics(30.0, 31.0, 15.5, 11.5, 32, 24, (0.1, 0.0))
+    path.write_text(line(0))
+    assert read_latents(path).intrinsics is None
+
+
+@pytest.mark.parametrize(
+    ("camera", "sentence"),
+    [
+        ([1, 2], "its intrinsics are a list"),
+        ({"fx": 1.0}, "its intrinsics lack 'fy'"),
+        ({**CAMERA, "fx": 0.0}, "no camera's"),
+        ({**CAMERA, "cx": None}, "is not a row"),
+        ({**CAMERA, "cy": float("nan")}, "no camera's"),
+        ({**CAMERA, "width": 0}, "0x24 pixels"),
+        ({**CAMERA, "distortion": "abc"}, "is not a row"),
+    ],
+)
+def test_intrinsics_that_are_none(tmp_path: Path, camera: Any, sentence: str) -> None:
+    path = tmp_path / "z.jsonl"
+    path.write_text(line(0, intrinsics=camera))
+    with pytest.raises(RecordError, match=sentence):
+        read_latents(path)
+    with h5py.File(tmp_path / "z.h5", "w") as file:
+        for name, shape in {"latent": (1, 4), "timestamp_ns": (1,), "frame": (1,), "pose": (1, 4, 4)}.items():
+            file[name] = np.zeros(shape)
+        file.attrs["intrinsics"] = json.dumps(camera)
+    with pytest.raises(RecordError, match="is not a readable HDF5 record"):
+        read_latents(tmp_path / "z.h5")

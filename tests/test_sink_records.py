@@ -71,6 +71,7 @@ def test_round_trip(model: Model, tmp_path: Path, name: str) -> None:
     assert record.attrs["model_sha256"] == model.spec.sha256
     assert record.attrs["source"] == "memory"
     assert record.attrs["clock"] == "file"
+    assert record.intrinsics == make_frame(0).intrinsics
     assert sorted(path.parent.iterdir()) == [path]  # no temporary file stays
 
 

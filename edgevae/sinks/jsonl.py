@@ -8,6 +8,7 @@ import io
 import json
 import os
 import select
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from .base import RecordFile, Row, RunInfo, Sink
 
 class JsonlSink(RecordFile):
     """Lines with ``frame``, ``timestamp_ns``, ``clock``, ``arrival_ns``, ``latent``, ``pose``,
-    ``depth_valid``, ``source``, ``model`` and ``model_sha256``; each line stands on its own.
+    ``intrinsics``, ``depth_valid``, ``source``, ``model`` and ``model_sha256``; each line stands on its own.
 
-    ``pose`` is a 4x4 list or null, ``depth_valid`` a fraction or null. A latent's numbers have nine
-    significant digits, which give the same float32 back.
+    ``pose`` is a 4x4 list or null, ``intrinsics`` an object or null, ``depth_valid`` a fraction or null. A
+    latent's numbers have nine significant digits, which give the same float32 back.
 
     After a failure the record goes on behind its last whole line, or in a new file if somebody else has
     changed the old one.
@@ -142,6 +143,7 @@ def json_line(row: Row, run: RunInfo) -> bytes:
     }
     tail = {
         "pose": None if row.pose is None else row.pose.tolist(),
+        "intrinsics": None if row.intrinsics is None else asdict(row.intrinsics),
         "depth_valid": None if np.isnan(row.depth_valid) else round(row.depth_valid, 6),
         "source": run.source,
         "model": run.spec.name,
