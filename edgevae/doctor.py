@@ -25,6 +25,7 @@ EXTRAS = {
     "zenoh": ("eclipse-zenoh",),
     "parquet": ("pyarrow",),
     "ray": ("ray", "pyarrow"),
+    "map": ("open3d-cpu",) if platform.machine() == "x86_64" else ("open3d",),
 }
 RUNTIME = ("numpy", "opencv-python-headless", "h5py", "safetensors", "typer", "rich")
 
