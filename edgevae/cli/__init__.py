@@ -97,6 +97,7 @@ for command in (  # in the order of --help
     run.stream,
     archives.embed,
     records.decode,
+    records.reconstruct,
     records.repair,
     records.interpolate,
     records.similar,

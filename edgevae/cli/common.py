@@ -35,6 +35,10 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what the output would refuse to.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show only the summary.")]
+VoxelOption = Annotated[float, typer.Option(metavar="M", help="Side of the map's voxels, metres.")]
+MaxDepthOption = Annotated[
+    float, typer.Option(metavar="M", help="Depth beyond is left out of the map; outdoors take more.")
+]
 StatsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write counters and latencies as JSON.")
 ]

@@ -1,4 +1,4 @@
-"""Commands on records of latents: ``decode``, ``repair``, and what is made of them afterwards."""
+"""Commands on records of latents: ``decode``, ``reconstruct``, ``repair``, and what is made of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import LatentError
-from .common import ModelOption, OverwriteOption, QuietOption, ThreadsOption, complain
+from ..errors import LatentError, RecordError
+from ..mapping import MAX_DEPTH_M, MAX_MB, VOXEL_M
+from .common import (
+    MaxDepthOption,
+    ModelOption,
+    OverwriteOption,
+    QuietOption,
+    ThreadsOption,
+    VoxelOption,
+    complain,
+)
 
 if TYPE_CHECKING:
     from ..latents import Latents
@@ -50,6 +59,93 @@ def decode(
         complain(f"warning: {warning}.")
     count = decode_record(rows, network, output, every=every, overwrite=overwrite, quiet=quiet)
     print(f"decoded {count} of {len(rows)} latents into {output}")
+
+
+def reconstruct(
+    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5, .jsonl or .mcap.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The map, a .ply file.")],
+    poses: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Trajectory, 'stamp tx ty tz qx qy qz qw' a line, camera-to-world; default: the record's "
+            "poses, or odometry if it has none.",
+        ),
+    ] = None,
+    intrinsics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="camera.json of the camera; default: what the record says."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="What the record was made from: compare with the map of its own frames."
+        ),
+    ] = None,
+    model: ModelOption = None,
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Fuse every N-th latent.")] = 1,
+    voxel: VoxelOption = VOXEL_M,
+    max_depth: MaxDepthOption = MAX_DEPTH_M,
+    truncation: Annotated[
+        float | None,
+        typer.Option(metavar="M", help="How far from a surface voxels are kept; default: 8 voxels."),
+    ] = None,
+    memory: Annotated[
+        float, typer.Option(metavar="MB", help="Memory of the voxels, where the map stops growing.")
+    ] = MAX_MB,
+    mesh: Annotated[bool, typer.Option("--mesh", help="Write triangles instead of points.")] = False,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")
+    ] = None,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Decode although the record names another model file.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Fuse what a record decodes to into a map: a coloured point cloud or mesh.
+
+    Needs Open3D: pip install "edgevae[map]".
+    """
+    from ..decode import check_model
+    from ..files import ready_folder, write_json
+    from ..latents import read_latents
+    from ..mapping.builder import MapSettings
+    from ..model import load
+    from ..reconstruct import check_map_path
+    from ..reconstruct import reconstruct as run
+    from ..sources import open_source
+    from ..sources.image_files import read_camera
+
+    check_map_path(output, overwrite=overwrite)
+    if json_path is not None:
+        if json_path.is_dir():
+            raise RecordError(f"{json_path} is a folder, wanted the name of a file for --json.")
+        ready_folder(json_path.parent)
+    settings = MapSettings(voxel, max_depth, truncation, mesh, memory)
+    rows = read_latents(latents)
+    network = load(model, threads=threads)
+    warning = check_model(rows, network, any_model=any_model)
+    if warning:
+        complain(f"warning: {warning}.")
+    report, builder = run(
+        rows,
+        network,
+        output,
+        settings,
+        camera=None if intrinsics is None else read_camera(intrinsics)[0],
+        trajectory=poses,
+        reference=None if reference is None else open_source(reference),
+        every=every,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    for text in builder.warnings():
+        complain(f"warning: {text}.")
+    print(f"wrote {output}: {builder.summary(report)}")
+    if json_path is not None:
+        write_json(json_path, report)
 
 
 def repair(

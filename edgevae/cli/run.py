@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RecordError
+from ..mapping import MAX_DEPTH_M, VOXEL_M
 from .common import (
     CalibrationOption,
     DepthOption,
     IsaOption,
+    MaxDepthOption,
     ModelOption,
     OverwriteOption,
     QuietOption,
     StatsOption,
     ThreadsOption,
+    VoxelOption,
     complain,
 )
 
@@ -115,6 +118,16 @@ def stream(
     zenoh_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Publish at KEY/latent; default: edgevae/HOSTNAME.")
     ] = None,
+    scene_map: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="Fuse what the latents decode to into a map, .ply."),
+    ] = None,
+    map_voxel: VoxelOption = VOXEL_M,
+    map_max_depth: MaxDepthOption = MAX_DEPTH_M,
+    map_mesh: Annotated[bool, typer.Option("--map-mesh", help="Write triangles instead of points.")] = False,
+    map_error: Annotated[
+        bool, typer.Option("--map-error", help="Compare the map with that of the camera's own frames.")
+    ] = False,
     threads: ThreadsOption = None,
     isa: IsaOption = "",
     quiet: QuietOption = False,
@@ -145,6 +158,12 @@ def stream(
         from ..sinks.zenoh import ZenohSink
 
         sinks.append(ZenohSink(zenoh, key=zenoh_key))
+    if scene_map is not None:
+        from ..mapping.builder import MapSettings
+        from ..sinks.map import MapSink
+
+        settings = MapSettings(map_voxel, map_max_depth, mesh=map_mesh, reference=map_error)
+        sinks.append(MapSink(scene_map, settings, overwrite=overwrite))
     _run(
         camera,
         depth,
@@ -192,6 +211,7 @@ def _run(
     from ..model import load
     from ..panel import choose_display, print_summary
     from ..sinks.jsonl import JsonlPipe
+    from ..sinks.map import MapSink
     from ..sources import open_source
     from ..sources.looping import LoopingSource
     from ..sources.reconnecting import reconnecting
@@ -225,13 +245,17 @@ def _run(
             run(source, model, sinks, stats=stats, stop=stop, tell=complain, **limits)
     finally:
         if stats.frames_in or not stats.error:  # otherwise nothing ran, and the error says it all
+            maps = [sink for sink in sinks if isinstance(sink, MapSink)]
             wrote = [sink.wrote() for sink in sinks if sink.rows]
             if stats_path is not None:
                 about = {
                     "source": {"name": source.name, "live": source.live},
                     "model": {"name": model.spec.name, "path": model.spec.path, "sha256": model.spec.sha256},
                     "engine": {"isa": model.isa, "threads": model.threads},
+                    **({"map": maps[0].report} if maps else {}),
                 }
                 write_json(stats_path, stats.report(**about))
                 wrote.append(str(stats_path))
             print_summary(stats, wrote, on_stderr=on_stderr)
+            for text in (text for each in maps for text in each.warnings):
+                complain(f"warning: {text}.")
