@@ -97,6 +97,19 @@ def test_poses_of_the_record_and_of_a_file_give_one_map(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".mcap"])
+def test_every_kind_of_record_gives_the_same_map(record: Path, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".mcap":
+        pytest.importorskip("mcap_protobuf")
+    other = tmp_path / f"z{suffix}"
+    arguments = ("--frames", FRAMES, "--record", other, "--quiet")
+    assert run("stream", "--camera", "synthetic:3", *arguments) == 0
+    assert read_latents(other).intrinsics == read_latents(record).intrinsics
+    for path, name in ((record, "a.ply"), (other, "b.ply")):
+        assert run("reconstruct", path, "-o", tmp_path / name, *STREET) == 0
+    np.testing.assert_array_equal(points_of(tmp_path / "a.ply"), points_of(tmp_path / "b.ply"))
+
+
 def test_against_the_frames_it_was_made_from(
     record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
