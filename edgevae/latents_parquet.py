@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import RecordError
-from .latents import Latents
+from .latents import Latents, check_intrinsics
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_COLUMNS = ("source", "frame", "timestamp_ns", "clock", "latent", "pose")
+_COLUMNS = ("source", "frame", "timestamp_ns", "clock", "latent", "pose", "intrinsics")
 
 
 def read_parquet(path: Path) -> Latents:
@@ -41,6 +42,7 @@ def read_parquet(path: Path) -> Latents:
         clocks = table.column("clock").unique().to_pylist()
         if len(clocks) == 1:
             attrs["clock"] = clocks[0]
+        camera = table.column("intrinsics")[0].as_py() if len(table) else None
         return Latents(
             latent=vectors(table, "latent").astype(np.float32, copy=False),
             timestamp_ns=table.column("timestamp_ns").to_numpy(),
@@ -49,6 +51,7 @@ def read_parquet(path: Path) -> Latents:
             attrs=attrs,
             source=np.argsort(order)[source].astype(np.int32),
             sources=tuple(str(names[i]) for i in order),
+            intrinsics=check_intrinsics(json.loads(camera or "null")),
         )
 
 
@@ -104,7 +107,13 @@ def parquet_errors_as_sentences(path: Path) -> Iterator[None]:
         yield
     except RecordError:
         raise
-    except (OSError, ValueError, KeyError, AttributeError) as error:  # Arrow's own errors are of these
+    except (
+        OSError,
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+    ) as error:  # Arrow's own errors are of these
         reason = " ".join(str(error).split())[:200]
         raise RecordError(
             f"{path} is not a readable Parquet archive: {reason}; wanted one written by 'edgevae embed'."

@@ -56,8 +56,8 @@ def reconstruct(
         The report (see ``MapBuilder.write``) and the builder, which has warnings.
 
     Raises:
-        RecordError: there are no intrinsics, nothing could be fused, or the file cannot be written, or exists
-            and ``overwrite`` is false.
+        RecordError: there are several sources or no intrinsics, nothing could be fused, or the file cannot be
+            written, or exists and ``overwrite`` is false.
         SourceError: the trajectory cannot be read, or the reference has no frame of the record.
         LatentError: the model does not decode to metres.
         EdgevaeError: Open3D, or for odometry OpenCV 5, is not installed.
@@ -65,6 +65,11 @@ def reconstruct(
     check_map_path(path, overwrite=overwrite)
     ready_folder(path.parent)
     check_decodes_metres(model.spec)
+    if len(latents.sources) > 1:
+        raise RecordError(
+            f"the record holds {len(latents.sources)} sources, {latents.sources[0]} among them; a map is of "
+            "one scene seen by one camera: 'edgevae embed' one source into a record of its own."
+        )
     camera = camera or latents.intrinsics
     if camera is None:
         raise RecordError(

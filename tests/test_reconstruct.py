@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ from edgevae.latents import read_latents
 from edgevae.mapping.builder import MapSettings, check_decodes_metres
 from edgevae.model import Model
 from edgevae.preprocess import DepthEncoding
+from edgevae.reconstruct import reconstruct
 from edgevae.sinks.map import MapSink
 
 pytest.importorskip("open3d")
@@ -244,9 +246,14 @@ def test_mistakes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.ply", "old.ply", "pictures"]
 
 
-def test_models_that_decode_to_no_metres(model: Model) -> None:
-    from dataclasses import replace
+def test_several_sources_are_no_scene(model: Model, record: Path, tmp_path: Path) -> None:
+    latents = replace(read_latents(record), sources=("tum:a", "tum:b"))
+    with pytest.raises(RecordError, match="holds 2 sources, tum:a among them; a map is of one scene"):
+        reconstruct(latents, model, tmp_path / "a.ply", SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
+
+def test_models_that_decode_to_no_metres(model: Model) -> None:
     for depth in (None, DepthEncoding("minmax")):
         with pytest.raises(LatentError, match="wants a model that decodes to metres"):
             check_decodes_metres(replace(model.spec, input=replace(model.spec.input, depth=depth)))
@@ -456,7 +463,7 @@ def test_a_map_that_fails_does_not_stop_the_record(model: Model, tmp_path: Path)
 def test_the_real_sequence(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The figures of docs/reconstruction.md, with room for other processors' rounding."""
     sequence = f"tum:{data_dir / 'tum_fr1_rpy_100'}"
-    assert run("embed", sequence, "-o", tmp_path / "z.h5", "-q") == 0
+    assert run("stream", "--camera", sequence, "--record", tmp_path / "z.h5", "-q") == 0
     camera = read_latents(tmp_path / "z.h5").intrinsics
     assert camera == Intrinsics(
         517.3, 516.5, 318.6, 255.3, 640, 480, (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)
