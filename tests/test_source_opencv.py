@@ -224,7 +224,7 @@ def test_streams_that_are_not_there(server: str, capfd: pytest.CaptureFixture[st
 def test_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SourceError) as caught:
         open_source("63")
-    assert str(caught.value) == "no camera 63 (cannot open /dev/video63). Run 'edgevae doctor'."
+    assert str(caught.value) == "no camera 63 (cannot open /dev/video63). Run 'edgevae cameras'."
     with pytest.raises(SourceError, match="no camera /dev/v4l/by-id/usb-none"):
         open_source("/dev/v4l/by-id/usb-none")
     with pytest.raises(SourceError, match=r"camera index.*tum:DIR.*synthetic"):
@@ -336,7 +336,7 @@ with edgevae.open_source("0") as source:
             said.append(str(error))
     assert "camera 0 is gone: it stopped giving frames" in said[-1], said
     if "SHIM_STALL_AT" in os.environ:
-        assert said[0] == "camera 0 gave no frame within 0.5 s. Run 'edgevae doctor'.", said
+        assert said[0] == "camera 0 gave no frame within 0.5 s. Run 'edgevae cameras'.", said
     began = time.monotonic()
 assert time.monotonic() - began < 3
 assert threading.active_count() == 1
@@ -442,3 +442,9 @@ print("code", main({[*arguments, "--stats", str(report), "--quiet"]!r}))
         assert stats["source_state"]["recoveries"] >= 1
         assert "the source was lost and found again" in done.stdout
         assert stats["frames"]["encoded"] == 12
+
+
+def test_a_url_with_a_query_is_one_address(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SourceError, match=r"cannot open stream http://127\.0\.0\.1:9/\?action=stream"):
+        open_source("http://127.0.0.1:9/?action=stream", timeout_s=1.0)
+    assert capfd.readouterr().err == ""

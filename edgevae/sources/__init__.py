@@ -74,51 +74,52 @@ def open_source(
             "source: give the other with --depth, or leave --calibration out."
         )
     if wrap is not None:
-        return wrap(lambda: open_source(uri, depth=depth, timeout_s=timeout_s))
+        return wrap(lambda: _open_one(uri, depth, timeout_s))
+    return _open_one(uri, depth, timeout_s)
+
+
+def _open_one(uri: str, depth: str | None, timeout_s: float) -> Source:
+    """One source; ``depth`` is None, "none", or ``uri`` itself, which insists on depth."""
+    with_depth = depth != "none"
     scheme, separator, rest = uri.partition(":")
     if re.fullmatch(r"synthetic(:.*|\?.*)?", uri):
-        return _synthetic(uri, depth != "none")
+        return _synthetic(uri, with_depth)
     if scheme == "tum" and separator:
         from .tum import TumSource
 
-        return TumSource(rest, with_depth=depth != "none")
-    if _REALSENSE.fullmatch(uri):
-        from .realsense import open_realsense
-
-        return open_realsense(uri, streams="color" if depth == "none" else "both")
-    from .realsense_file import is_realsense_recording, open_recording
-
-    if is_realsense_recording(uri.partition("?")[0]):
-        return open_recording(uri, with_depth=depth != "none")
+        return TumSource(rest, with_depth=with_depth)
     if scheme == "nyu" and separator:
         from .nyu import NyuSource
 
-        return NyuSource(rest, with_depth=depth != "none")
-    if _is_recording(uri):
-        return _recording(uri, depth)
+        return NyuSource(rest, with_depth=with_depth)
+    if _REALSENSE.fullmatch(uri):
+        from .realsense import open_realsense
+
+        return open_realsense(uri, streams="both" if with_depth else "color")
 
     from .opencv import CameraSource, VideoFileSource, is_url
+    from .realsense_file import is_realsense_recording, open_recording
 
-    camera: int | str | None = None
-    if uri.isdecimal() and not Path(uri).exists():
-        camera = int(uri)
-    elif uri.startswith("/dev/") or is_url(uri):
-        camera = uri
-    folder, _ = _options(uri, _FOLDER_OPTIONS)
-    carries_depth = camera is None and Path(folder).is_dir()
     carries_none = SourceError(f"{uri} carries no depth; sources that do are {_WITH_DEPTH}.")
-    if depth == uri and not carries_depth and (camera is not None or Path(uri).exists()):
-        raise carries_none
-    if camera is not None:
-        return CameraSource(camera, timeout_s=timeout_s)
-    if carries_depth:
-        pictures = _folder(uri, None, depth != "none")
-        if depth == uri and not pictures.has_depth:
+    is_index = uri.isdecimal() and not Path(uri).exists()
+    if is_index or uri.startswith("/dev/") or is_url(uri):
+        if depth == uri:
             raise carries_none
-        return pictures
+        return CameraSource(int(uri) if is_index else uri, timeout_s=timeout_s)
+    if is_realsense_recording(uri.partition("?")[0]):
+        return open_recording(uri, with_depth=with_depth)
+    if _is_recording(uri):
+        return _recording(uri, depth)
+    if _is_folder(uri):
+        folder = _folder(uri, None, with_depth)
+        if depth == uri and not folder.has_depth:
+            raise carries_none
+        return folder
     if (picture := _picture(uri, depth)) is not None:
         return picture
     if Path(uri).is_file() and Path(uri).suffix.lower() != ".mat":
+        if depth == uri:
+            raise carries_none
         return VideoFileSource(uri)
     found = "exists, but is no source of frames" if Path(uri).exists() else "does not exist"
     raise SourceError(f"'{uri}' {found}; wanted {FORMS}.")

@@ -127,7 +127,7 @@ class CameraSource(Source):
             return f"cannot open stream {self.name} ({why}). Check the address and the network."
         path = f"/dev/video{self._target}" if isinstance(self._target, int) else self._target
         why = f"{path} did not answer within {timeout_s:g} s" if timed_out else f"cannot open {path}"
-        return f"no camera {self._target} ({why}). Run 'edgevae doctor'."
+        return f"no camera {self._target} ({why}). Run 'edgevae cameras'."
 
     def _open(self, timeout_s: float) -> Any:
         cv2 = self._cv2
@@ -226,7 +226,7 @@ class CameraSource(Source):
                 return None
             if failure is not None:
                 raise SourceError(f"{self._label()} is gone: {failure}. Check its cable or network.")
-            raise SourceError(f"{self._label()} gave no frame within {timeout_s:g} s. Run 'edgevae doctor'.")
+            raise SourceError(f"{self._label()} gave no frame within {timeout_s:g} s. Run 'edgevae cameras'.")
         bgr, timestamp_ns, arrival_ns, index = newest
         return Frame(
             rgb=_rgb(self._cv2, bgr, self._label()),
