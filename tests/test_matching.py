@@ -9,21 +9,24 @@ import numpy as np
 import pytest
 
 from edgevae.frame import Frame
-from edgevae.sources.matching import COLOR, DEPTH, HELD, LOOKAHEAD, Matcher, Pair
+from edgevae.sources.matching import COLOR, DEPTH, HELD, LOOKAHEAD, READ_AHEAD, Matcher, Pair
 
 MS = 1_000_000
 RGB = np.zeros((1, 1, 3), np.uint8)
+Event = tuple[int, float]
 
 
 def frame(side: int, number: int) -> Frame:
     return Frame(RGB, index=1000 * side + number)
 
 
-def recorded(color_ms: list[float], depth_ms: list[float], **rates: float) -> tuple[list[Pair], Matcher]:
+def recorded(
+    color_ms: list[float], depth_ms: list[float], **rates: float
+) -> tuple[list[Pair[Frame]], Matcher[Frame]]:
     """Every pair of two recordings, read as PairedSource reads them."""
-    matcher = Matcher(live=False, **rates)
+    matcher: Matcher[Frame] = Matcher(live=False, **rates)
     stamps = [iter(enumerate(color_ms)), iter(enumerate(depth_ms))]
-    pairs: list[Pair] = []
+    pairs: list[Pair[Frame]] = []
     while not matcher.finished:
         for side in (COLOR, DEPTH):
             while matcher.wants(side):
@@ -37,12 +40,37 @@ def recorded(color_ms: list[float], depth_ms: list[float], **rates: float) -> tu
     return pairs, matcher
 
 
+def in_one_file(events: list[Event]) -> tuple[list[Pair[Frame]], Matcher[Frame]]:
+    """Every pair of one recording that holds both sides, as MessageSource reads it.
+
+    ``events``: (side, stamp) in ms, in the order of the file.
+    """
+    matcher: Matcher[Frame] = Matcher(live=False)
+    pairs: list[Pair[Frame]] = []
+    for side, stamp_ms in events:
+        stream = matcher.sides[side]
+        matcher.add(side, round(stamp_ms * MS), 0, frame(side, stream.arrived))
+        pairs += matcher.match()
+        assert all(len(each.waiting) <= READ_AHEAD for each in matcher.sides)
+    matcher.end(COLOR)
+    matcher.end(DEPTH)
+    pairs += matcher.match()
+    matcher.finish()
+    return pairs, matcher
+
+
+def by_time(color_ms: list[float], depth_ms: list[float], *, depth_late_ms: float = 0.0) -> list[Event]:
+    """The order in which a recorder that gets depth so much later writes both."""
+    written = [(t, (COLOR, t)) for t in color_ms] + [(t + depth_late_ms, (DEPTH, t)) for t in depth_ms]
+    return [event for _, event in sorted(written)]
+
+
 class Live:
     """Frames that arrive at scripted times; the matcher is asked at each, and when it wants to be."""
 
     def __init__(self, color_fps: float | None = 30.0, depth_fps: float | None = 30.0) -> None:
-        self.matcher = Matcher(live=True, color_fps=color_fps, depth_fps=depth_fps)
-        self.pairs: list[tuple[float, Pair]] = []  # when each was certain, ms
+        self.matcher: Matcher[Frame] = Matcher(live=True, color_fps=color_fps, depth_fps=depth_fps)
+        self.pairs: list[tuple[float, Pair[Frame]]] = []  # when each was certain, ms
         self.numbers = [0, 0]
 
     def play(self, events: list[tuple[float, int, float]], until_ms: float = 0.0) -> Live:
@@ -69,7 +97,7 @@ class Live:
         return numbers([pair for _, pair in self.pairs])
 
 
-def numbers(pairs: list[Pair]) -> list[tuple[int, int]]:
+def numbers(pairs: list[Pair[Frame]]) -> list[tuple[int, int]]:
     return [(pair.color.index, pair.depth.index - 1000) for pair in pairs]
 
 
@@ -128,7 +156,7 @@ def test_the_slower_stream_gets_the_nearest_of_the_faster(color_fps: int, depth_
 def test_only_relative_times_are_counted_from_the_first_frames() -> None:
     start_ms = 1_305_031_247_000.0
     for color_start, depth_start, aligned in ((0, start_ms, True), (start_ms, 90, True), (0, 5000, False)):
-        matcher = Matcher(live=False)
+        matcher: Matcher[Frame] = Matcher(live=False)
         for i in range(LOOKAHEAD):
             matcher.add(COLOR, round((color_start + 33 * i) * MS), 0, frame(COLOR, i))
             matcher.add(DEPTH, round((depth_start + 33 * i + (2 if i else 0)) * MS), 0, frame(DEPTH, i))
@@ -138,6 +166,73 @@ def test_only_relative_times_are_counted_from_the_first_frames() -> None:
         matcher.end(DEPTH)
         pairs = matcher.match()
         assert numbers(pairs) == ([(i, i) for i in range(1, LOOKAHEAD)] if aligned else [])
+
+
+def test_one_file_with_depth_written_long_after_its_colour() -> None:
+    pairs, matcher = in_one_file(by_time(every(33, 60), every(33, 60, start_ms=1), depth_late_ms=600))
+    assert numbers(pairs) == [(i, i) for i in range(60)]
+    assert [side.unpaired for side in matcher.sides] == [0, 0]
+
+
+def test_one_file_in_swapped_order() -> None:
+    events = by_time(every(33, 60), every(33, 60, start_ms=5))
+    for i in range(0, len(events) - 8, 8):
+        events[i : i + 8] = reversed(events[i : i + 8])
+    pairs, matcher = in_one_file(events)
+    assert {pair.skew_ns for pair in pairs} == {5 * MS}
+    assert (len(pairs), [side.unpaired for side in matcher.sides]) == (60, [0, 0])
+
+
+@pytest.mark.parametrize("stalled", [COLOR, DEPTH])
+def test_a_topic_that_stalls_costs_its_own_time_only(stalled: int) -> None:
+    sides = [every(33, 400), every(33, 400, start_ms=3)]
+    sides[stalled] = [t for t in sides[stalled] if not 1000 < t < 9000]
+    pairs, matcher = in_one_file(by_time(*sides))
+    assert len(pairs) == len(sides[stalled])
+    assert {pair.skew_ns for pair in pairs} == {3 * MS}
+    assert matcher.sides[1 - stalled].unpaired == 400 - len(pairs)
+
+
+@pytest.mark.parametrize("late", [COLOR, DEPTH])
+def test_a_topic_that_begins_or_ends_an_hour_apart_keeps_memory_bounded(late: int) -> None:
+    hour, minute = every(100, 36_000), every(100, 600, start_ms=1_800_000)
+    sides = [hour, hour]
+    sides[late] = minute  # in_one_file looks at what waits
+    pairs, matcher = in_one_file(by_time(*sides))
+    assert len(pairs) == 600
+    assert {pair.skew_ns for pair in pairs} == {0}
+    assert matcher.sides[1 - late].unpaired == 36_000 - 600
+
+
+@pytest.mark.parametrize("fast", [COLOR, DEPTH])
+def test_one_file_of_a_fast_and_a_very_slow_topic_pairs_all_of_the_slow(fast: int) -> None:
+    """Within LOOKAHEAD periods of the slow one more than READ_AHEAD frames of the fast one come."""
+    slow = every(5000, 20, start_ms=3)
+    sides = [slow, slow]
+    sides[fast] = every(1000 / 30, 3000)
+    pairs, _ = in_one_file(by_time(*sides))
+    assert len(pairs) == 20
+    assert max(abs(pair.skew_ns) for pair in pairs) <= 17 * MS
+
+
+def test_the_nearest_distance_is_known_where_nothing_pairs() -> None:
+    for depth_start_ms, nearest_ms in ((5000, 5000 - 9 * 33), (-1000, 1000 - 9 * 33), (1e9, 1e9 - 9 * 33)):
+        events = by_time(every(33, 10), every(33, 10, start_ms=depth_start_ms))
+        for each in (events, events[::-1]):
+            pairs, matcher = in_one_file(each)
+            assert not pairs
+            assert matcher.nearest_ns == round(nearest_ms * MS)
+            assert [side.unpaired for side in matcher.sides] == [10, 10]
+    assert in_one_file([(COLOR, 5)])[1].nearest_ns is None
+
+
+def test_a_recording_whose_clock_is_set_back_goes_on() -> None:
+    events = by_time(every(33, 300, start_ms=60_000), every(33, 300, start_ms=60_003))
+    events += by_time(every(33, 300), every(33, 300, start_ms=3))
+    pairs, matcher = in_one_file(events)
+    assert len(pairs) >= 600 - 2 * LOOKAHEAD
+    assert {pair.skew_ns for pair in pairs} == {3 * MS}
+    assert len(pairs) + matcher.sides[COLOR].unpaired == 600
 
 
 def test_live_pairs_at_once_what_is_close() -> None:
@@ -257,6 +352,13 @@ def test_no_reuse_no_pair_beyond_the_limit_every_frame_counted(seed: int) -> Non
     missed = [gap for gap in certain.keys() - set(numbers(pairs)) if certain[gap] * MS <= min(limits)]
     assert not missed  # each other's nearest are always a pair
 
+    delay_ms = random_.uniform(0, 300)
+    pairs, matcher = in_one_file(by_time(*stamps, depth_late_ms=delay_ms))
+    check(pairs, matcher, stamps, whole=True)
+    certain = mutual_nearest(*stamps)
+    limits = {pair.limit_ns for pair in pairs} | {matcher.limit_ns}
+    assert not [gap for gap in certain.keys() - set(numbers(pairs)) if certain[gap] * MS <= min(limits)]
+
     live = Live(*rates)
     for side, each in enumerate(shuffled):
         delay_ms = random_.uniform(0, 60)
@@ -271,7 +373,9 @@ def test_no_reuse_no_pair_beyond_the_limit_every_frame_counted(seed: int) -> Non
         assert len(live.pairs) > 0.8 * len(pairs)
 
 
-def check(pairs: list[Pair], matcher: Matcher, stamps: list[list[float]], *, whole: bool) -> None:
+def check(
+    pairs: list[Pair[Frame]], matcher: Matcher[Frame], stamps: list[list[float]], *, whole: bool
+) -> None:
     found = numbers(pairs)
     columns = [c for c, _ in found], [d for _, d in found]
     for column, side, each in zip(columns, matcher.sides, stamps, strict=True):

@@ -8,8 +8,11 @@ side, g later:
     x . . . x'. y          x' is nearer to y      x stays alone
     x . . . . . y . . x'   nothing nearer         a pair
 
-The middle case may still be coming when x' has not arrived. A recording is read on until it has; a camera is
-waited for only while a frame could arrive that lies within g of y.
+The middle case may still be coming when x' has not arrived. A recording is read on until it has, or until
+READ_AHEAD frames of the other side wait; a camera is waited for only while a frame could arrive that lies
+within g of y.
+
+A frame is whatever is to be paired, of type T: a decoded Frame, or a message that is decoded later.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ import bisect
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from ..frame import Frame
+T = TypeVar("T")
 
 COLOR, DEPTH = 0, 1
 
 HELD = 16  # frames of a live side that may wait for a partner; an older one gives way
 LOOKAHEAD = 5  # frames of a recording that are in hand before one is decided on: repairs order within four
+READ_AHEAD = 90  # frames of a recorded side that may wait for the other, which may be missing for long
 _INTERVALS = 31
 _ENOUGH_INTERVALS = 8
 _UNKNOWN_PERIOD_NS = 33_333_333
@@ -35,19 +40,19 @@ _ABSOLUTE_NS = 10**17  # times since 1970 lie above (from 1973 on), times since 
 
 
 @dataclass(slots=True, order=True)
-class Waiting:
+class Waiting(Generic[T]):
     """A frame that waits for its partner; ``arrival_ns`` is on the clock that ``match`` is called with."""
 
     stamp_ns: int
     arrival_ns: int = field(compare=False)
-    frame: Frame = field(compare=False)
+    frame: T = field(compare=False)
 
 
-class Stream:
+class Stream(Generic[T]):
     """The frames of one side that wait, in order of time, and the pace at which they come."""
 
     def __init__(self, fps: float | None) -> None:
-        self.waiting: list[Waiting] = []
+        self.waiting: list[Waiting[T]] = []
         self.ended = False
         self.arrived = self.unpaired = 0
         self.origin_ns = 0
@@ -83,7 +88,7 @@ class Stream:
             return self.period_ns // 2
         return sorted(self._intervals)[len(self._intervals) // 8]
 
-    def add(self, new: Waiting) -> None:
+    def add(self, new: Waiting[T]) -> None:
         new.stamp_ns -= self.origin_ns
         self.arrived += 1
         if self.last_ns is not None:
@@ -99,7 +104,7 @@ class Stream:
         else:
             bisect.insort(self.waiting, new)
 
-    def take(self) -> Waiting:
+    def take(self) -> Waiting[T]:
         """Decide on the earliest frame."""
         first = self.waiting.pop(0)
         self._decided_ns = first.stamp_ns
@@ -126,27 +131,34 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Generic[T]):
     """Two frames of one moment; ``skew_ns`` is the depth's stamp less the colour's."""
 
-    color: Frame
-    depth: Frame
+    color: T
+    depth: T
     skew_ns: int
     limit_ns: int
 
 
-class Matcher:
+class Matcher(Generic[T]):
     """Pairs the frames of two streams as they are added, in order of time; memory is bounded.
 
     Args:
         live: frames come in real time, and ``match`` is called with the time; else they are recorded, and
-            every decision is made with LOOKAHEAD frames of both sides in hand.
+            every decision is made with LOOKAHEAD frames of both sides in hand. They may be added as ``wants``
+            asks for them, or as one recording of both sides holds them; then at most READ_AHEAD wait.
         color_fps, depth_fps: nominal rates, None where unknown.
+
+    Attributes:
+        paired: pairs so far.
+        nearest_ns: the smallest distance seen between a colour and a depth, None before the first.
+        wake_ns: see ``match``.
     """
 
     def __init__(self, *, live: bool, color_fps: float | None = None, depth_fps: float | None = None) -> None:
-        self.sides = Stream(color_fps), Stream(depth_fps)
+        self.sides: tuple[Stream[T], Stream[T]] = Stream(color_fps), Stream(depth_fps)
         self.paired = 0
+        self.nearest_ns: int | None = None
         self.wake_ns: int | None = None
         self._live = live
         self._skews: deque[int] = deque(maxlen=_SKEWS)
@@ -167,7 +179,7 @@ class Matcher:
         stream = self.sides[side]
         return not stream.ended and len(stream.waiting) < LOOKAHEAD
 
-    def add(self, side: int, stamp_ns: int, arrival_ns: int, frame: Frame) -> None:
+    def add(self, side: int, stamp_ns: int, arrival_ns: int, frame: T) -> None:
         """A frame of COLOR or DEPTH has come; call ``match`` then."""
         self.sides[side].add(Waiting(stamp_ns, arrival_ns, frame))
 
@@ -199,7 +211,7 @@ class Matcher:
             side.restamp([each.stamp_ns - first_ns for each in side.waiting])
         return True
 
-    def match(self, now_ns: int = 0) -> list[Pair]:
+    def match(self, now_ns: int = 0) -> list[Pair[T]]:
         """The pairs that are certain by now, in order of time.
 
         ``wake_ns`` is then when to ask again if nothing arrives before, None if nothing waits for time.
@@ -208,23 +220,27 @@ class Matcher:
             now_ns: the time, on the clock of ``arrival_ns``; live only.
         """
         self.wake_ns = None
-        pairs: list[Pair] = []
+        pairs: list[Pair[T]] = []
         while self._decide(now_ns, pairs):
             pass
         if self._live:
             self._forget(now_ns)
         return pairs
 
-    def _decide(self, now_ns: int, pairs: list[Pair]) -> bool:
+    def _decide(self, now_ns: int, pairs: list[Pair[T]]) -> bool:
         """Decide on the earliest frame that waits; False if that has to wait, too."""
-        if not self._live and (self.wants(COLOR) or self.wants(DEPTH)):
-            return False
         color, depth = self.sides
-        if not color.waiting or not depth.waiting:
+        full = not self._live and max(len(color.waiting), len(depth.waiting)) > READ_AHEAD
+        if not self._live and not full and (self.wants(COLOR) or self.wants(DEPTH)):
             return False
+        if not color.waiting or not depth.waiting:
+            if full:
+                (color if color.waiting else depth).leave_alone()
+            return full
         early, late = (color, depth) if color.waiting[0] <= depth.waiting[0] else (depth, color)
         x, y = early.waiting[0], late.waiting[0]
         gap_ns = y.stamp_ns - x.stamp_ns
+        self.nearest_ns = gap_ns if self.nearest_ns is None else min(gap_ns, self.nearest_ns)
         limit_ns = self.limit_ns
         if gap_ns > limit_ns:
             early.leave_alone()
@@ -242,7 +258,7 @@ class Matcher:
         self._largest_skew = max(self._largest_skew, skew_ns, key=abs)
         return True
 
-    def _nearer_may_come(self, early: Stream, x: Waiting, gap_ns: int, now_ns: int) -> bool:
+    def _nearer_may_come(self, early: Stream[T], x: Waiting[T], gap_ns: int, now_ns: int) -> bool:
         """Whether the frame after ``x`` may lie within ``gap_ns`` of a frame ``gap_ns`` after ``x``.
 
         It would lie less than twice the gap after ``x``, and arrive as much later; a quarter of a period is

@@ -93,13 +93,13 @@ class PairedSource(Source):
         self.live = color.live
         rates = [source.fps for source in self._sources if source.fps]
         self.fps = min(rates) if rates else None
-        self._matcher = Matcher(live=self.live, color_fps=color.fps, depth_fps=depth.fps)
+        self._matcher: Matcher[Frame] = Matcher(live=self.live, color_fps=color.fps, depth_fps=depth.fps)
         self._changed = threading.Condition()  # guards all that follows
         self._threads: list[threading.Thread] = []
         self._timeout_s = 5.0
         self._closed = False
         self._stopping = False  # the threads
-        self._ready: deque[Pair | FrameError] = deque()
+        self._ready: deque[Pair[Frame] | FrameError] = deque()
         self._queues: tuple[deque[Item], deque[Item]] = deque(), deque()  # of recordings
         self._lost: list[SourceLost | None] = [None, None]  # until the side's next frame
         self._lost_untold = [False, False]
@@ -194,7 +194,7 @@ class PairedSource(Source):
                 self._threads.append(thread)
                 thread.start()
 
-    def _wait(self, timeout_s: float) -> Pair | FrameError | None:
+    def _wait(self, timeout_s: float) -> Pair[Frame] | FrameError | None:
         until_ns = time.monotonic_ns() + round(timeout_s * 1e9)
         while True:
             if self._closed:
@@ -290,7 +290,7 @@ class PairedSource(Source):
                 )
         return True
 
-    def _join(self, pair: Pair) -> Frame:
+    def _join(self, pair: Pair[Frame]) -> Frame:
         color, depth = pair.color, pair.depth
         intrinsics, camera_to_world = color.intrinsics, color.pose
         image: npt.NDArray[Any]
