@@ -178,7 +178,14 @@ def test_colour_and_depth_in_pairs(tmp_path: Path, kind: str) -> None:
     with open_source(write(kind, tmp_path, usual())) as source:
         assert source.live is False
         got = list(source)
-        assert source.counts() == {"color_unpaired": 0, "depth_unpaired": 0, "skew_ms_max": 9.0}
+        counts = source.counts()
+        assert counts.pop("pair_limit_ms") == pytest.approx(PERIOD_NS / 2e6, abs=1e-3)
+        assert counts == {
+            "color_unpaired": 0,
+            "depth_unpaired": 0,
+            "skew_ms_median": 9.0,
+            "skew_ms_max": 9.0,
+        }
         assert source.read() is None
     assert [frame.index for frame in got] == list(range(8))
     for i, frame in enumerate(got):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..errors import FrameError, SourceError
 from ..frame import Frame, Intrinsics
 from .base import Source
-from .message_pairs import MessagePairs
+from .matching import COLOR, DEPTH, READ_AHEAD, Matcher
 from .messages import ImageMessage, PoseMessage, decode_color, decode_depth, kind
 
 _POSES_KEPT = 256
@@ -51,7 +51,9 @@ class MessageLog(abc.ABC):
 
 
 class MessageSource(Source):
-    """Frames of a recording: colour alone, or with depth that was taken within half a frame's period.
+    """Frames of a recording: colour alone, or with the depth of its time, paired as ``Matcher`` says.
+
+    What is wrong with a message, or with the file from there on, is raised after the frames before it.
 
     Args:
         log: the recording; the source closes it.
@@ -85,13 +87,13 @@ class MessageSource(Source):
         self._camera = _camera_of(log, self._color)
         topics = {self._color} | ({self.depth_topic} if self.depth_topic else set())
         self._messages = log.messages(topics)
-        self._pairs = MessagePairs()
+        self._matcher: Matcher[ImageMessage] = Matcher(live=False)
         self._ready: deque[tuple[ImageMessage, ImageMessage | None] | FrameError] = deque()
+        self._damaged: deque[tuple[int, FrameError]] = deque()  # each after so many pictures of colour
         self._poses: dict[int, PoseMessage] = {}
+        self._failure: SourceError | None = None
         self._ended = False
         self._next = 0
-        self._colors = 0
-        self._joined = 0
 
     def read(self, timeout_s: float = 5.0) -> Frame | None:
         """The next frame.
@@ -103,7 +105,9 @@ class MessageSource(Source):
         while not self._ready and not self._ended:
             self._advance()
         if not self._ready:
-            if self.depth_topic is not None and self._colors and not self._joined:
+            if self._failure is not None:
+                raise self._failure
+            if self._matcher.sides[COLOR].arrived and not self._matcher.paired:
                 raise self._nothing_joined()
             return None
         item = self._ready.popleft()
@@ -132,14 +136,16 @@ class MessageSource(Source):
         )
 
     def counts(self) -> dict[str, float]:
-        """``color_unpaired``, ``depth_unpaired``, ``skew_ms_max``; ``cut_off`` for a file without its end."""
+        """``cut_off`` for a file without its end, and with depth how well it fits.
+
+        ``color_unpaired``, ``depth_unpaired``: pictures that stayed alone; ``pair_limit_ms``,
+        ``skew_ms_median`` and ``skew_ms_max`` as ``Matcher`` states them.
+        """
         counts: dict[str, float] = {}
         if self.depth_topic is not None:
-            counts = {
-                "color_unpaired": self._pairs.color_unpaired,
-                "depth_unpaired": self._pairs.depth_unpaired,
-                "skew_ms_max": self._pairs.skew_max_ns / 1e6,
-            }
+            color, depth = self._matcher.sides
+            counts = {"color_unpaired": color.unpaired, "depth_unpaired": depth.unpaired}
+            counts.update(self._matcher.counts())
         if self._log.cut_off:
             counts["cut_off"] = 1
         return counts
@@ -152,37 +158,46 @@ class MessageSource(Source):
 
     def _advance(self) -> None:
         """Take one message."""
-        message = next(self._messages, None)
+        message = None
+        try:
+            message = next(self._messages, None)
+        except SourceError as error:
+            self._failure = error
         if message is None:
             self._ended = True
-            self._pairs.end()
+            for side in (COLOR, DEPTH):
+                self._matcher.end(side)
         elif isinstance(message, FrameError):
-            self._ready.append(message)
-            return
+            self._damaged.append((self._matcher.sides[COLOR].arrived, message))
         elif isinstance(message, PoseMessage):
             self._poses[message.stamp_ns] = message
             if len(self._poses) > _POSES_KEPT:
                 del self._poses[next(iter(self._poses))]
-            return
-        elif message.topic == self._color:
-            self._colors += 1
-            if self.depth_topic is None:
-                self._ready.append((message, None))
-                return
-            self._pairs.add_color(message)
+        elif self.depth_topic is None:
+            self._ready.append((message, None))
         else:
-            self._pairs.add_depth(message)
-        for pair in self._pairs.ready():
-            self._joined += 1
-            self._ready.append(pair)
+            self._matcher.add(COLOR if message.topic == self._color else DEPTH, message.stamp_ns, 0, message)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Give what is decided by now, in the order of the recording."""
+        self._ready.extend((pair.color, pair.depth) for pair in self._matcher.match())
+        if self._ended:
+            self._matcher.finish()  # what still waits stays alone
+        color = self._matcher.sides[COLOR]
+        decided = color.arrived - len(color.waiting)
+        while self._damaged and (self._damaged[0][0] <= decided or len(self._damaged) > READ_AHEAD):
+            self._ready.append(self._damaged.popleft()[1])
 
     def _nothing_joined(self) -> SourceError:
-        nearest_ns = self._pairs.nearest_ns
-        away = "there is none" if nearest_ns is None else f"the nearest is {nearest_ns / 1e6:.0f} ms away"
+        matcher = self._matcher
+        away = "there is none"
+        if matcher.nearest_ns is not None:
+            away = f"the nearest is {matcher.nearest_ns / 1e6:.0f} ms away"
         return SourceError(
-            f"none of the {self._colors} pictures of {self._color} has depth of {self.depth_topic} within "
-            f"{self._pairs.period_ns / 2e6:.0f} ms ({away}); choose topics by {self.name}?color=/TOPIC&depth="
-            "/TOPIC, or use --depth none."
+            f"none of the {matcher.sides[COLOR].arrived} pictures of {self._color} has depth of "
+            f"{self.depth_topic} within {matcher.limit_ns / 1e6:.0f} ms ({away}); choose topics by "
+            f"{self.name}?color=/TOPIC&depth=/TOPIC, or use --depth none."
         )
 
 
