@@ -183,6 +183,31 @@ def test_http_stream_that_ends_or_stalls_raises_in_time(server: str) -> None:
             assert time.monotonic() - began < 1.0
 
 
+def test_closing_a_stream_wakes_who_waits_for_its_frame(server: str) -> None:
+    source = open_source(f"{server}/stall", timeout_s=30.0)
+    all_came, told = threading.Event(), []
+
+    def read_on() -> None:
+        try:
+            while True:
+                if source.read(60.0).index == 4:
+                    all_came.set()
+        except SourceError as error:
+            told.append(str(error))
+
+    reader, closing = threading.Thread(target=read_on), threading.Thread(target=source.close)
+    reader.start()
+    assert all_came.wait(20.0)
+    time.sleep(0.2)  # now it waits
+    closing.start()
+    reader.join(20.0)
+    Stream.stop.set()  # lets the thread that waits in FFmpeg go
+    closing.join(20.0)
+    assert len(told) == 1
+    assert "is closed; open it again" in told[0]
+    assert camera_threads() == []
+
+
 def test_http_video_file_gives_every_frame_however_slow_the_reader(server: str) -> None:
     with open_source(f"{server}/file.avi") as source:
         assert (source.live, source.length) == (False, 10)

@@ -213,11 +213,14 @@ class CameraSource(Source):
             SourceError: no new frame within ``timeout_s``, the device is gone, or the source is closed.
         """
         with self._wake:
+            self._wake.wait_for(
+                lambda: (
+                    self._newest is not None or self._failure is not None or self._ended or self._stopping
+                ),
+                timeout_s,
+            )
             if self._stopping:
                 raise SourceError(f"{self._label()} is closed; open it again with open_source.")
-            self._wake.wait_for(
-                lambda: self._newest is not None or self._failure is not None or self._ended, timeout_s
-            )
             newest, self._newest = self._newest, None
             failure, ended = self._failure, self._ended
             self._wake.notify_all()
