@@ -140,6 +140,27 @@ class Pair(Generic[T]):
     limit_ns: int
 
 
+class Skews:
+    """How much later the depth of pairs is than their colour."""
+
+    def __init__(self) -> None:
+        self._last_ns: deque[int] = deque(maxlen=_SKEWS)
+        self._largest_ns = 0
+
+    def add(self, skew_ns: int) -> None:
+        self._last_ns.append(skew_ns)
+        self._largest_ns = max(self._largest_ns, skew_ns, key=abs)
+
+    def counts(self) -> dict[str, float]:
+        """The median of the last 512 pairs, and the largest, which keeps its sign; empty before the first."""
+        if not self._last_ns:
+            return {}
+        return {
+            "skew_ms_median": round(statistics.median(self._last_ns) / 1e6, 3),
+            "skew_ms_max": round(self._largest_ns / 1e6, 3),
+        }
+
+
 class Matcher(Generic[T]):
     """Pairs the frames of two streams as they are added, in order of time; memory is bounded.
 
@@ -161,8 +182,7 @@ class Matcher(Generic[T]):
         self.nearest_ns: int | None = None
         self.wake_ns: int | None = None
         self._live = live
-        self._skews: deque[int] = deque(maxlen=_SKEWS)
-        self._largest_skew = 0
+        self._skews = Skews()
 
     @property
     def limit_ns(self) -> int:
@@ -254,8 +274,7 @@ class Matcher(Generic[T]):
         skew_ns = depth.waiting[0].stamp_ns - color.waiting[0].stamp_ns
         pairs.append(Pair(color.take().frame, depth.take().frame, skew_ns, limit_ns))
         self.paired += 1
-        self._skews.append(skew_ns)
-        self._largest_skew = max(self._largest_skew, skew_ns, key=abs)
+        self._skews.add(skew_ns)
         return True
 
     def _nearer_may_come(self, early: Stream[T], x: Waiting[T], gap_ns: int, now_ns: int) -> bool:
@@ -285,12 +304,5 @@ class Matcher(Generic[T]):
                 side.leave_alone()
 
     def counts(self) -> dict[str, float]:
-        """The limit and the skew of the pairs (depth less colour) in ms.
-
-        The median is that of the last 512 pairs; the largest skew keeps its sign.
-        """
-        counts = {"pair_limit_ms": round(self.limit_ns / 1e6, 3)}
-        if self._skews:
-            counts["skew_ms_median"] = round(statistics.median(self._skews) / 1e6, 3)
-            counts["skew_ms_max"] = round(self._largest_skew / 1e6, 3)
-        return counts
+        """The limit of the pairs in ms, and their skew."""
+        return {"pair_limit_ms": round(self.limit_ns / 1e6, 3), **self._skews.counts()}

@@ -8,7 +8,6 @@ whose framesets are held falls silent.
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ import numpy.typing as npt
 
 from ..errors import SourceError
 from ..frame import Frame, Intrinsics
+from .matching import Skews
 from .opencv_quiet import load_cv2
 from .realsense_lens import intrinsics
 
 FILTERS = ("spatial", "temporal", "hole_filling")
 HELD = 4  # images of a stream that may wait for the other stream; the SDK has 16 of each
-_SKEWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,9 @@ class FrameMaker:
     colour with old depth. Here a pair is the depth nearest to a colour image in time of exposure, within
     half a frame period; where the two carry different clocks, the depth that arrived last. Colour without
     such depth is counted in ``unpaired``. At most HELD images of a stream wait.
+
+    This is not done by Matcher, which may let more images wait than the SDK has, and waits for a nearer
+    image that might come; one camera's streams have one rate, and here a pair is given at once.
 
     Filters run in the order Intel documents: spatial and temporal in the disparity domain, then hole
     filling, then alignment of depth to colour. Spatial and temporal only change readings of this image:
@@ -95,8 +97,7 @@ class FrameMaker:
         self._intrinsics: tuple[tuple[int, int], Intrinsics | None] | None = None
         self.unpaired = 0
         self.missed = 0
-        self._skews_ms: deque[float] = deque(maxlen=_SKEWS)
-        self._largest_skew_ms = 0.0
+        self._skews = Skews()
 
     def take(self, frameset: Any) -> list[Pair]:
         """The pairs that this frameset completes, oldest first; every frameset has to pass here, in order."""
@@ -119,8 +120,7 @@ class FrameMaker:
                 while self._depths.popleft() is not nearest:
                     pass  # what is older belongs to no later colour
                 if nearest.host == first.host:
-                    self._skews_ms.append(nearest.exposed_ms - first.exposed_ms)
-                    self._largest_skew_ms = max(self._largest_skew_ms, self._skews_ms[-1], key=abs)
+                    self._skews.add(round((nearest.exposed_ms - first.exposed_ms) * 1e6))
                 pairs.append(Pair(first.frameset, nearest.frameset))
             elif self._depths[-1].exposed_ms > first.exposed_ms:
                 self._colors.popleft()  # depth of its time would have come before this
@@ -145,14 +145,8 @@ class FrameMaker:
         return _Image(self._exposure_ms(image), self._clock_of(image) == "host", frameset)
 
     def counts(self) -> dict[str, float]:
-        """``unpaired``; depth's time less colour's in ms, as median of the last 512 pairs and the largest."""
-        if self._streams != "both":
-            return {}
-        counts: dict[str, float] = {"unpaired": self.unpaired}
-        if self._skews_ms:
-            counts["skew_ms_median"] = round(statistics.median(self._skews_ms), 3)
-            counts["skew_ms_max"] = round(self._largest_skew_ms, 3)
-        return counts
+        """``unpaired``, and how much later than their colour the depths of pairs are; see Skews."""
+        return {"unpaired": self.unpaired, **self._skews.counts()} if self._streams == "both" else {}
 
     def frame(self, pair: Pair, index: int) -> Frame:
         """The Frame of a pair.
