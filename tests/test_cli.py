@@ -446,6 +446,20 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--save-reconstructions DIR" in capsys.readouterr().out
 
 
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr()
+    assert "\n  stream " in shown.out
+    assert shown.err == ""
+
+
+def test_a_usage_error_names_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", "--camera", "synthetic", "--frames", "0"]) == 2
+    assert capsys.readouterr().err.endswith(" Run 'edgevae stream --help'.\n")
+    assert main(["strem"]) == 2
+    assert capsys.readouterr().err.endswith(" Run 'edgevae --help'.\n")
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = """
 import sys

@@ -21,7 +21,6 @@ __all__ = ["main"]
 
 app = typer.Typer(
     help="RGB-D camera frames to compact latents and back, without PyTorch.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("edgevae").handlers = [_Warnings()]
     debug = "--debug" in arguments  # accepted anywhere on the line, as it is added after something failed
     arguments = [argument for argument in arguments if argument != "--debug"]
-    arguments = with_value(arguments, "--view", "window")
+    arguments = with_value(arguments or ["--help"], "--view", "window")
     try:
         return int(app(args=arguments, prog_name="edgevae", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
@@ -49,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, EdgevaeError):
             return _fail(str(error), 2)
         if hasattr(error, "format_message"):  # a usage error of typer, wherever its classes live
-            usage = error.format_message()  # empty where the help was printed instead
-            return _fail(f"{usage.rstrip('.')}. Run 'edgevae --help'.", 2) if usage else 2
+            command = getattr(getattr(error, "ctx", None), "command_path", "edgevae")
+            return _fail(f"{error.format_message().rstrip('.')}. Run '{command} --help'.", 2)
         return _fail(f"{type(error).__name__}: {error}; --debug shows where.", 1)
 
 

@@ -52,6 +52,6 @@ def complain(sentence: str) -> None:
 def with_value(arguments: list[str], option: str, value: str) -> list[str]:
     """``arguments`` with ``value`` after each ``option`` that has none: typer knows no optional values."""
     filled = []
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, following in zip(arguments, [*arguments, "-"][1:], strict=True):
         filled += [argument, value] if argument == option and following.startswith("-") else [argument]
     return filled
