@@ -227,6 +227,7 @@ def test_commands_on_a_made_up_walk(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["similar", "{z}", "--to", "2", "-o", "{tmp}/x.gif"], "wanted .png"),
         (["similar", "{z}", "--to", "2", "-n", "0"], "-n"),
         (["similar", "{tmp}/none.h5", "--to", "2"], "does not exist"),
+        (["similar", "{z}", "--to", "2", "--gap", "100"], "none is left to compare with"),
         (["novelty", "{z}", "--gap", "100"], "none has another before it"),
         (["novelty", "{z}", "-o", "{tmp}/n.pdf"], "wanted .png, .csv or .json"),
         (["novelty", "{z}", "-o", "{tmp}/there.csv"], "there.csv exists"),

@@ -243,6 +243,8 @@ def similar(
         assert network is not None
         query, leave_out = latent_of(to, network), range(0)
     found = nearest(rows.latent, query.latent, count=count, kind=distance, leave_out=leave_out)
+    if not found:
+        raise LatentError(f"{latents} has {len(rows)} rows; with --gap {gap} none is left to compare with.")
     table = [{"distance": round(match.distance, 6), **_about(rows, match.row)} for match in found]
     _print_rows(table, as_json)
     if output is not None and network is not None:
