@@ -215,6 +215,37 @@ sys.exit(main(sys.argv[1:]))
     assert len(read_latents(record)) >= 2
 
 
+@pytest.mark.parametrize("command", [["info"], ["novelty", "{z}"], ["keyframes", "{z}", "-n", "2"]])
+def test_a_closed_output_is_no_error(tmp_path: Path, command: list[str]) -> None:
+    record = tmp_path / "z.jsonl"
+    rows = [{"frame": i, "timestamp_ns": i, "latent": [float(i), 1.0]} for i in range(9)]
+    record.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if command[0] == "keyframes":
+        command = [*command, "-o", str(tmp_path / "k.jsonl")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgevae", *(part.replace("{z}", str(record)) for part in command)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writer)
+    assert (done.returncode, "Error" in done.stderr) == (0, False)
+
+
+def test_ctrl_c_in_any_command_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(model: Path | None) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgevae.info.describe", interrupted)
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "edgevae: interrupted.\n"
+
+
 def test_a_closed_output_ends_the_run_in_order(tiny_model_path: Path, tmp_path: Path) -> None:
     record = tmp_path / "z.h5"
     process = start("stream", "--camera", "synthetic", "--model", tiny_model_path, "--record", record)

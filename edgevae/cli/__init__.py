@@ -6,9 +6,11 @@ Heavy imports happen inside the commands, so that ``edgevae --help`` is quick.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -37,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = with_value(arguments or ["--help"], "--view", "window")
     try:
         return int(app(args=arguments, prog_name="edgevae", standalone_mode=False) or 0)
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort:
         return _fail("interrupted.", 130)
-    except BrokenPipeError:
+    except _NobodyReads:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         return 0
     except Exception as error:
@@ -51,6 +53,28 @@ def main(arguments: list[str] | None = None) -> int:
             command = getattr(getattr(error, "ctx", None), "command_path", "edgevae")
             return _fail(f"{error.format_message().rstrip('.')}. Run '{command} --help'.", 2)
         return _fail(f"{type(error).__name__}: {error}; --debug shows where.", 1)
+
+
+class _NobodyReads(Exception):
+    """Standard output was closed by who read it, as ``| head`` does."""
+
+
+def _past_typer(command: Callable[..., None]) -> Callable[..., None]:
+    """``command``, with what typer would end in silence: Ctrl-C with code 130, a closed pipe with code 1."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        try:
+            command(*arguments, **options)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+        except BrokenPipeError:
+            raise _NobodyReads from None
+        except SystemExit as error:  # rich turns it into exit code 1
+            raise _NobodyReads if isinstance(error.__context__, BrokenPipeError) else error from None
+
+    return run
 
 
 class _Warnings(logging.Handler):
@@ -109,4 +133,4 @@ for command in (  # in the order of --help
     machine.bench,
     machine.doctor,
 ):
-    app.command()(command)
+    app.command()(_past_typer(command))
