@@ -177,6 +177,8 @@ def _read_bytes(path: Path) -> bytes:
         raise ModelFileError(f"{path} does not exist, {_WRITTEN_BY}.") from None
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read ({error.strerror}), {_WRITTEN_BY}.") from None
+    except ModelFileError:  # is a ValueError, too
+        raise
     except ValueError as error:  # a NUL byte in the name
         raise ModelFileError(f"{str(path)!r} is not a file name ({error}), {_WRITTEN_BY}.") from None
     if not data:

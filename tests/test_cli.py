@@ -317,6 +317,10 @@ BAD = {
         ["stream", "--camera", "synthetic", "--model", "{tmp}/text.safetensors"],
         "text.safetensors",
     ),
+    "a folder as a model": (
+        ["stream", "--camera", "synthetic", "--model", "{tmp}/empty"],
+        "empty is a directory, wanted a model file",
+    ),
     "a truncated model": (["info", "{tmp}/torn.safetensors"], "torn.safetensors"),
     "a model that lies": (["info", "{tmp}/lies.safetensors"], "encoder"),
     "an existing record": (
