@@ -79,7 +79,8 @@ def read_latents(path: str | Path) -> Latents:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise RecordError(
-            f"{path} {what}, wanted a record (.h5, .jsonl or .mcap) written by 'edgevae embed' or 'stream'."
+            f"{path} {what}, wanted a record (.h5, .jsonl, .mcap or .parquet) written by 'edgevae stream' or "
+            "'embed'."
         )
     if suffix == ".jsonl":
         return _read_jsonl(path)
@@ -89,7 +90,9 @@ def read_latents(path: str | Path) -> Latents:
         from .mcap_latents import read_mcap
 
         return read_mcap(path)
-    raise RecordError(f"{path} has the suffix '{path.suffix}', wanted a record: .h5, .hdf5, .jsonl or .mcap.")
+    raise RecordError(
+        f"{path} has the suffix '{path.suffix}', wanted a record: .h5, .hdf5, .jsonl, .mcap or .parquet."
+    )
 
 
 def _read_hdf5(path: Path) -> Latents:

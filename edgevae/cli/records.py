@@ -33,7 +33,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 
 def decode(
-    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5, .jsonl or .mcap.")],
+    latents: RecordArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures.")],
     model: ModelOption = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Decode every N-th latent.")] = 1,
@@ -62,7 +62,7 @@ def decode(
 
 
 def reconstruct(
-    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5, .jsonl or .mcap.")],
+    latents: RecordArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The map, a .ply file.")],
     poses: Annotated[
         Path | None,
@@ -295,7 +295,7 @@ def novelty(
 
 
 def keyframes(
-    latents: RecordArgument,
+    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5 or .jsonl.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Record of the chosen rows: .h5 or .jsonl.")
     ],
