@@ -342,6 +342,10 @@ BAD = {
         ["stream", "--camera", "synthetic", "--save-reconstructions", "{tmp}/there.h5/out"],
         "cannot write",
     ),
+    "a map of no size": (
+        ["stream", "--camera", "synthetic", "--map", "{tmp}/a.ply", "--map-voxel", "-1"],
+        "voxels of -1 m",
+    ),
     "no threads": (["stream", "--camera", "synthetic", "--threads", "0"], "threads"),
     "no such instruction set": (["stream", "--camera", "synthetic", "--isa", "abacus"], "abacus"),
     "no frames": (["stream", "--camera", "synthetic", "--frames", "0"], "frames"),

@@ -225,6 +225,7 @@ def test_a_record_without_a_camera(record: Path, tmp_path: Path, capsys: pytest.
         (["-o", "{}/a.ply", "--max-depth", "0.3"], "no depth to trust within 0.3 m"),
         (["-o", "{}/a.ply", "--memory", "0"], "wanted a positive number"),
         (["-o", "{}/a.ply", "--truncation", "0.001"], "a truncation of 0.001 m"),
+        (["-o", "{}/a.ply", "--truncation", "0"], "a truncation of 0 m"),
         (["-o", "{}/a.ply", "--json", "{}/folder.ply"], "wanted the name of a file for --json"),
         (["-o", "{}/a.ply", "--reference", "{}/pictures"], "no frame with depth at a time of the record"),
         (["-o", "{}/a.ply", "--reference", "tum:nowhere"], "no folder nowhere"),

@@ -16,7 +16,7 @@ from . import MAX_DEPTH_M, MAX_MB, VOXEL_M
 from .map_error import MapError, map_error
 from .odometry import Odometry
 from .ply import Cloud, write_ply
-from .tsdf import SceneMap
+from .tsdf import SceneMap, check_sizes
 from .views import View
 
 # Decoded depth is off by a tenth, measured depth by a hundredth: the same wall must meet itself again.
@@ -50,6 +50,17 @@ class MapSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0.0):
                 raise EdgevaeError(f"{name} of the map is {value:g}, wanted a positive number.")
+        check_sizes(self.voxel_m, self.decoded_truncation_m)
+
+    @property
+    def decoded_truncation_m(self) -> float:
+        """Truncation in the map of decoded frames."""
+        return _DECODED_TRUNCATION * self.voxel_m if self.truncation_m is None else self.truncation_m
+
+    @property
+    def measured_truncation_m(self) -> float:
+        """Truncation in the map of measured depth."""
+        return _MEASURED_TRUNCATION * self.voxel_m if self.truncation_m is None else self.truncation_m
 
 
 class MapBuilder:
@@ -68,15 +79,12 @@ class MapBuilder:
 
     def __init__(self, settings: MapSettings, *, odometry: bool) -> None:
         voxel_m = settings.voxel_m
-        truncation_m = settings.truncation_m
         self.settings = settings
-        self.map = SceneMap(
-            voxel_m, truncation_m=truncation_m or _DECODED_TRUNCATION * voxel_m, max_mb=settings.max_mb
-        )
+        self.map = SceneMap(voxel_m, truncation_m=settings.decoded_truncation_m, max_mb=settings.max_mb)
         self.reference: SceneMap | None = None
         if settings.reference:
             self.reference = SceneMap(
-                voxel_m, truncation_m=truncation_m or _MEASURED_TRUNCATION * voxel_m, max_mb=settings.max_mb
+                voxel_m, truncation_m=settings.measured_truncation_m, max_mb=settings.max_mb
             )
         self._odometry = Odometry(settings.max_depth_m) if odometry else None
         self.without_pose = 0

@@ -33,6 +33,16 @@ BLOCK_BYTES = BLOCK**3 * 20  # distance, weight and three colours as float32
 _FIRST_BLOCKS = 2048
 
 
+def check_sizes(voxel_m: float, truncation_m: float) -> None:
+    """Raise EdgevaeError unless a map can have such voxels and such a truncation, both in metres."""
+    if not 1e-4 <= voxel_m <= 100.0:
+        raise EdgevaeError(f"voxels of {voxel_m:g} m were asked for, wanted 0.0001 to 100 m.")
+    if not voxel_m <= truncation_m <= 100.0 * voxel_m:
+        raise EdgevaeError(
+            f"a truncation of {truncation_m:g} m was asked for, wanted 1 to 100 voxels of {voxel_m:g} m."
+        )
+
+
 class SceneMap:
     """A growing map.
 
@@ -52,12 +62,7 @@ class SceneMap:
 
     def __init__(self, voxel_m: float, *, truncation_m: float | None = None, max_mb: float = 500.0) -> None:
         truncation_m = 4.0 * voxel_m if truncation_m is None else truncation_m
-        if not 1e-4 <= voxel_m <= 100.0:
-            raise EdgevaeError(f"voxels of {voxel_m:g} m were asked for, wanted 0.0001 to 100 m.")
-        if not voxel_m <= truncation_m <= 100.0 * voxel_m:
-            raise EdgevaeError(
-                f"a truncation of {truncation_m:g} m was asked for, wanted 1 to 100 voxels of {voxel_m:g} m."
-            )
+        check_sizes(voxel_m, truncation_m)
         self._o3d = open3d()
         self.voxel_m = voxel_m
         self.truncation_m = truncation_m
