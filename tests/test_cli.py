@@ -346,6 +346,8 @@ BAD = {
         ["stream", "--camera", "synthetic", "--map", "{tmp}/a.ply", "--map-voxel", "-1"],
         "voxels of -1 m",
     ),
+    "a kind of map but no map": (["stream", "--camera", "synthetic", "--map-mesh"], "add --map FILE.ply"),
+    "a key but nothing to publish": (["stream", "--camera", "synthetic", "--zenoh-key", "a"], "add --zenoh"),
     "no threads": (["stream", "--camera", "synthetic", "--threads", "0"], "threads"),
     "no such instruction set": (["stream", "--camera", "synthetic", "--isa", "abacus"], "abacus"),
     "no frames": (["stream", "--camera", "synthetic", "--frames", "0"], "frames"),

@@ -158,12 +158,16 @@ def stream(
         from ..sinks.zenoh import ZenohSink
 
         sinks.append(ZenohSink(zenoh, key=zenoh_key))
+    elif zenoh_key is not None:
+        raise RecordError("--zenoh-key says where to publish; add --zenoh ENDPOINT.")
     if scene_map is not None:
         from ..mapping.builder import MapSettings
         from ..sinks.map import MapSink
 
         settings = MapSettings(map_voxel, map_max_depth, mesh=map_mesh, reference=map_error)
         sinks.append(MapSink(scene_map, settings, overwrite=overwrite))
+    elif (map_voxel, map_max_depth, map_mesh, map_error) != (VOXEL_M, MAX_DEPTH_M, False, False):
+        raise RecordError("--map-... says what a map is to be like; add --map FILE.ply.")
     _run(
         camera,
         depth,
