@@ -348,6 +348,7 @@ BAD = {
     ),
     "a kind of map but no map": (["stream", "--camera", "synthetic", "--map-mesh"], "add --map FILE.ply"),
     "a key but nothing to publish": (["stream", "--camera", "synthetic", "--zenoh-key", "a"], "add --zenoh"),
+    "no such port": (["stream", "--camera", "synthetic", "--view", "serve:65535"], "wanted 1 to 65534"),
     "no threads": (["stream", "--camera", "synthetic", "--threads", "0"], "threads"),
     "no such instruction set": (["stream", "--camera", "synthetic", "--isa", "abacus"], "abacus"),
     "no frames": (["stream", "--camera", "synthetic", "--frames", "0"], "frames"),

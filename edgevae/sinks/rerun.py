@@ -46,7 +46,12 @@ def open_view(where: str, *, overwrite: bool = False) -> Sink:
     if where == "window":
         return WindowSink()
     if served := _SERVE.fullmatch(where):
-        return ServeSink(served["address"] or LOOPBACK, int(served["port"] or DEFAULT_PORT))
+        port = int(served["port"] or DEFAULT_PORT)
+        if not 1 <= port <= 65534:
+            raise RecordError(
+                f"cannot serve on port {port}, wanted 1 to 65534: data go through the next one."
+            )
+        return ServeSink(served["address"] or LOOPBACK, port)
     if where.lower().endswith(".rrd"):
         return RrdSink(Path(where), overwrite=overwrite)
     raise RecordError(
