@@ -306,6 +306,8 @@ BAD = {
     "no such source": (["stream", "--camera", "{tmp}/nowhere"], "nowhere"),
     "no such TUM folder": (["stream", "--camera", "tum:{tmp}/nowhere"], "nowhere"),
     "an empty folder": (["embed", "{tmp}/empty", "-o", "{tmp}/z.h5"], "empty"),
+    "an unset variable": (["stream", "--camera", ""], "'' names no source"),
+    "an unset folder": (["stream", "--camera", "tum:"], "'tum:' names no source"),
     "no such camera": (["stream", "--camera", "97"], "97"),
     "a wrong seed": (["stream", "--camera", "synthetic:x"], "seed"),
     "depth from a source without": (["stream", "--camera", "synthetic", "--depth", "{tmp}/nowhere"], "depth"),

@@ -64,6 +64,8 @@ def open_source(
         SourceError: the source does not exist, cannot be opened, or has no such depth.
     """
     uri = str(uri)
+    if uri in ("", "tum:", "nyu:"):  # an empty path is the present folder to pathlib
+        raise SourceError(f"'{uri}' names no source; wanted {FORMS}.")
     if depth is not None and depth != "none" and depth != uri:
         if calibration is None and _is_folder(uri) and _is_folder(depth):
             return _folder(uri, depth, True)
