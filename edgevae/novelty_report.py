@@ -65,7 +65,10 @@ def write_report(path: Path, latents: Latents, novelty: npt.NDArray[np.float32],
 
 
 def _plot(latents: Latents, novelty: npt.NDArray[np.float32], title: str) -> npt.NDArray[np.uint8]:
-    """A line over the rows, each pixel column its largest value; fine lines where a new source begins."""
+    """A line over the rows, each pixel column its largest value; fine lines where a new source begins.
+
+    The first rows, which have no value, have no line.
+    """
     width, height = _SIZE
     picture = np.full((height, width, 3), _PAPER, np.uint8)
     inner_w, inner_h = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
@@ -86,7 +89,8 @@ def _plot(latents: Latents, novelty: npt.NDArray[np.float32], title: str) -> npt
         for row in (np.flatnonzero(np.diff(latents.source)) + 1).tolist():
             cv2.line(picture, (x_of(row), _TOP), (x_of(row), _TOP + inner_h), (120, 100, 60), 1)
     columns = np.array([x_of(row) for row in range(len(known))])
-    peaks = [(int(x), float(known[columns == x].max())) for x in np.unique(columns)]
+    has_value = ~np.isnan(novelty)
+    peaks = [(int(x), float(known[columns == x].max())) for x in np.unique(columns[has_value])]
     points = np.array([[x, y_of(value)] for x, value in peaks], np.int32)
     cv2.polylines(picture, [points], False, _LINE, 1, cv2.LINE_AA)
     for row in (0, (len(known) - 1) // 2, len(known) - 1):

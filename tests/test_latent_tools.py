@@ -174,6 +174,19 @@ def write_record(path: Path, count: int = 30) -> None:
             file.write(json.dumps(row) + "\n")
 
 
+def test_a_plot_has_no_line_where_nothing_came_before(tmp_path: Path) -> None:
+    write_record(tmp_path / "z.jsonl")
+    arguments = ["novelty", str(tmp_path / "z.jsonl"), "--gap", "9", "-o", str(tmp_path / "n.png")]
+    assert main(arguments) == 0
+    plot = cv2.imread(str(tmp_path / "n.png"))
+    assert plot is not None
+    blue, _, red = np.moveaxis(plot.astype(int), 2, 0)
+    columns = np.flatnonzero((blue - red > 60).any(axis=0))
+    left, right = 64, plot.shape[1] - 20
+    assert columns.min() >= left + (right - left) * 9 // 29
+    assert columns.max() >= right - 1
+
+
 def test_commands_on_a_made_up_walk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "z.jsonl"
     write_record(path)
