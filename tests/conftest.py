@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +45,20 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document, tensors = tiny_document()
     model_file.write(path, document, tensors)
     return path
+
+
+@pytest.fixture(scope="session")
+def build_shim(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compiles ``tests/NAME.c`` to a library for LD_PRELOAD."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux and a C compiler")
+
+    def build(name: str) -> Path:
+        library = tmp_path_factory.mktemp("shim") / f"{name}.so"
+        source = Path(__file__).with_name(f"{name}.c")
+        command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", library, source, "-ldl"]
+        subprocess.run(command, check=True, capture_output=True)
+        return library
+
+    return build

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,8 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux and a C compiler")
-    library = tmp_path_factory.mktemp("shim") / "v4l2_shim.so"
-    command = [compiler, "-shared", "-fPIC", "-O2", "-o", library, HERE / "v4l2_shim.c", "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    return library
+def shim(build_shim: Callable[[str], Path]) -> Path:
+    return build_shim("v4l2_shim")
 
 
 @pytest.fixture

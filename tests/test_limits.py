@@ -6,10 +6,10 @@ import functools
 import os
 import pickle
 import platform
-import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -233,14 +233,10 @@ def test_memory_is_linear_in_pixels(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def malloc_shim(tmp_path_factory: pytest.TempPathFactory) -> str:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or platform.libc_ver()[0] != "glibc":
-        pytest.skip("needs a C compiler and glibc")
-    source, library = Path(__file__).with_name("malloc_shim.c"), tmp_path_factory.mktemp("shim") / "malloc.so"
-    command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", str(library), str(source)]
-    subprocess.run(command, check=True)
-    return str(library)
+def malloc_shim(build_shim: Callable[[str], Path]) -> str:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("needs glibc")
+    return str(build_shim("malloc_shim"))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -6,13 +6,13 @@ import fcntl
 import io
 import json
 import os
-import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -375,16 +375,9 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def full_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full_disk(build_shim: Callable[[str], Path]) -> Path:
     """The shim that makes a disk full while a file says so."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux and a C compiler")
-    library = tmp_path_factory.mktemp("shim") / "full_disk_shim.so"
-    source = Path(__file__).with_name("full_disk_shim.c")
-    command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", library, source, "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    return library
+    return build_shim("full_disk_shim")
 
 
 def start_on_disk(shim: Path, folder: Path, *arguments: object) -> subprocess.Popen[str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -259,28 +258,8 @@ def test_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux and a C compiler")
-    library = tmp_path_factory.mktemp("shim") / "v4l2_shim.so"
-    subprocess.run(
-        [
-            compiler,
-            "-shared",
-            "-fPIC",
-            "-O2",
-            "-Wall",
-            "-Wextra",
-            "-o",
-            library,
-            HERE / "v4l2_shim.c",
-            "-ldl",
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return library
+def shim(build_shim: Callable[[str], Path]) -> Path:
+    return build_shim("v4l2_shim")
 
 
 def with_camera(shim: Path, program: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,26 @@ class RunInfo:
     source: str
     live: bool
     spec: ModelSpec
+
+    def facts(self, row: Row) -> dict[str, Any]:
+        """What a record says about all of its rows, of which ``row`` is the first; docs/records.md."""
+        from .. import __version__
+
+        spec, depth = self.spec, self.spec.input.depth
+        return {
+            "edgevae_version": __version__,
+            "source": self.source,
+            "live": self.live,
+            "clock": row.clock,
+            "model": spec.name,
+            "model_sha256": spec.sha256,
+            "precision": spec.precision,
+            "latent_dim": spec.latent_dim,
+            "depth_encoding": None if depth is None else asdict(depth),
+            "depth_scale": row.depth_scale,
+            "intrinsics": None if row.intrinsics is None else asdict(row.intrinsics),
+            "created": time.time_ns(),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +144,6 @@ class Hdf5Sink(RecordFile):
             os.close(descriptor)
 
     def _lay_out(self, file: h5py.File, row: Row) -> None:
-        from .. import __version__
 
         spec = self._run.spec
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -160,24 +158,10 @@ class Hdf5Sink(RecordFile):
             file.create_dataset(
                 name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK_ROWS, *shape)
             )
-        depth = spec.input.depth
-        file.attrs.update(
-            {
-                "format_version": FORMAT_VERSION,
-                "edgevae_version": __version__,
-                "source": self._run.source,
-                "live": self._run.live,
-                "clock": row.clock,
-                "model": spec.name,
-                "model_sha256": spec.sha256,
-                "precision": spec.precision,
-                "latent_dim": spec.latent_dim,
-                "depth_encoding": json.dumps(None if depth is None else asdict(depth)),
-                "depth_scale": row.depth_scale,
-                "intrinsics": json.dumps(None if row.intrinsics is None else asdict(row.intrinsics)),
-                "created": time.time_ns(),
-            }
-        )
+        facts = {"format_version": FORMAT_VERSION, **self._run.facts(row)}
+        for name in ("depth_encoding", "intrinsics"):
+            facts[name] = json.dumps(facts[name])
+        file.attrs.update(facts)
 
     def _append(self, file: h5py.File, rows: list[Row], name: Path | None = None) -> None:
         self._claim_space(name or self.path, file.id.get_filesize(), len(rows))

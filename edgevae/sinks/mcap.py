@@ -22,7 +22,6 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,29 +227,14 @@ class McapSink(RecordFile):
     def _start_library(self) -> None:
         from .. import __version__
 
-        spec, row = self._run.spec, self._last
+        row = self._last
         assert row is not None
         self._chunks = self._whole_bytes = 0
         self._writer: Any = self._mcap.Writer(
             self._memory, chunk_size=_NEVER, compression=self._mcap.CompressionType.LZ4
         )
         self._writer.start(library=f"edgevae {__version__}")
-        depth = spec.input.depth
-        facts: dict[str, Any] = {
-            "format_version": layout.FORMAT_VERSION,
-            "edgevae_version": __version__,
-            "source": self._run.source,
-            "live": self._run.live,
-            "clock": row.clock,
-            "model": spec.name,
-            "model_sha256": spec.sha256,
-            "precision": spec.precision,
-            "latent_dim": spec.latent_dim,
-            "depth_encoding": None if depth is None else asdict(depth),
-            "depth_scale": row.depth_scale,
-            "intrinsics": None if row.intrinsics is None else asdict(row.intrinsics),
-            "created": time.time_ns(),
-        }
+        facts = {"format_version": layout.FORMAT_VERSION, **self._run.facts(row)}
         # Strings as they are, everything else as JSON; a name of a file may hold bytes that are no text.
         self._writer.add_metadata(
             layout.METADATA,
