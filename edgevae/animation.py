@@ -11,6 +11,7 @@ import numpy as np
 from .errors import RecordError
 from .files import os_errors_as_sentences, replacing, write_whole
 from .pictures import Image
+from .sources.opencv_quiet import load_cv2
 
 
 def check_animation(path: Path) -> None:
@@ -57,6 +58,7 @@ def _gif(bgr: Sequence[cv2.typing.MatLike], fps: float) -> bytes:
 
 
 def _write_mp4(path: Path, bgr: Sequence[cv2.typing.MatLike], fps: float) -> None:
+    load_cv2()  # FFmpeg is silent from here on
     height, width = bgr[0].shape[:2]
     # MPEG-4 stores colour at half the size: an odd row or column would be lost
     size = (width + width % 2, height + height % 2)
@@ -66,5 +68,8 @@ def _write_mp4(path: Path, bgr: Sequence[cv2.typing.MatLike], fps: float) -> Non
     for picture in bgr:
         writer.write(cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE))
     writer.release()
-    if not path.exists() or path.stat().st_size == 0:
-        raise RecordError("OpenCV wrote no MP4; check the disk.")
+    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)  # OpenCV does not report a write that failed
+    written = round(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
+    reader.release()
+    if written != len(bgr):
+        raise OSError(f"OpenCV wrote {written} of {len(bgr)} pictures, as on a full disk")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -103,6 +105,29 @@ def test_an_mp4(ends: tuple[str, str], tiny_model_path: Path, tmp_path: Path) ->
     assert source.fps == 8.0
     assert np.abs(frames[0].rgb.astype(int) - frames[5].rgb).mean() > 1
     assert not list(tmp_path.glob(".*"))
+
+
+def test_an_mp4_that_does_not_fit_is_no_mp4(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+import numpy as np
+from edgevae.animation import write_animation
+from edgevae.errors import RecordError
+from pathlib import Path
+pictures = list(np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), np.uint8))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    write_animation(Path(sys.argv[1]), pictures, fps=5)
+except RecordError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.mp4")], capture_output=True, text=True, timeout=60
+    )
+    assert "cannot write" in done.stdout
+    assert done.stderr == ""
+    assert "of 8 pictures" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_odd_size_keeps_its_last_row(tmp_path: Path) -> None:
