@@ -21,6 +21,7 @@ from tiny_model import tiny_document
 import edgevae
 from edgevae import model_file
 from edgevae.cli import main
+from edgevae.errors import RecordError
 from edgevae.latents import read_latents
 
 MCAP = pytest.mark.skipif(find_spec("mcap") is None, reason="needs mcap")
@@ -213,6 +214,27 @@ sys.exit(main(sys.argv[1:]))
     process.communicate(timeout=10)
     assert process.returncode == -signal.SIGINT
     assert len(read_latents(record)) >= 2
+
+
+@pytest.mark.parametrize("command", [["stream", "--camera"], ["embed", "-o", "{tmp}/z.jsonl"]])
+def test_statistics_that_cannot_be_written_leave_the_summary(
+    tiny_model_path: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:
+    def full(path: Path, document: dict[str, object]) -> None:
+        raise RecordError(f"cannot write {path}: No space left on device.")
+
+    monkeypatch.setattr("edgevae.files.write_json", full)
+    arguments = [part.replace("{tmp}", str(tmp_path)) for part in command]
+    options = ["--stats", str(tmp_path / "s.json"), "--model", str(tiny_model_path), "-q"]
+    assert main([*arguments, str(pictures), *options]) == 2
+    said = capsys.readouterr()
+    assert "5 frames in, 5 encoded" in said.out
+    assert said.err.endswith("s.json: No space left on device.\n")
 
 
 @pytest.mark.parametrize("command", [["info"], ["novelty", "{z}"], ["keyframes", "{z}", "-n", "2"]])

@@ -119,17 +119,27 @@ def embed(
     finally:
         if counts.frames_in or not counts.error:  # otherwise nothing ran, and the error says it all
             wrote = [f"{output} ({tally.rows} frames)"] if tally.rows else []
-            if stats is not None:
-                about = {
-                    "source": {"name": plan.title, "live": False},
-                    "sources": {"given": tally.sources, "finished": tally.finished, "failed": tally.failed},
-                    "rows": {"before": tally.resumed, "after": tally.rows},
-                    "model": {"name": first.spec.name, "path": first.spec.path, "sha256": first.spec.sha256},
-                    "engine": {"isa": first.isa, "name": engine},
-                }
-                write_json(stats, counts.report(**about))
-                wrote.append(str(stats))
-            print_summary(counts, wrote)
+            try:
+                if stats is not None:
+                    about = {
+                        "source": {"name": plan.title, "live": False},
+                        "sources": {
+                            "given": tally.sources,
+                            "finished": tally.finished,
+                            "failed": tally.failed,
+                        },
+                        "rows": {"before": tally.resumed, "after": tally.rows},
+                        "model": {
+                            "name": first.spec.name,
+                            "path": first.spec.path,
+                            "sha256": first.spec.sha256,
+                        },
+                        "engine": {"isa": first.isa, "name": engine},
+                    }
+                    write_json(stats, counts.report(**about))
+                    wrote.append(str(stats))
+            finally:  # a disk that is full for them is no reason to say nothing
+                print_summary(counts, wrote)
     _say_how_it_ended(tally, output, stop.reason)
 
 

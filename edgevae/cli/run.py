@@ -251,15 +251,21 @@ def _run(
         if stats.frames_in or not stats.error:  # otherwise nothing ran, and the error says it all
             maps = [sink for sink in sinks if isinstance(sink, MapSink)]
             wrote = [sink.wrote() for sink in sinks if sink.rows]
-            if stats_path is not None:
-                about = {
-                    "source": {"name": source.name, "live": source.live},
-                    "model": {"name": model.spec.name, "path": model.spec.path, "sha256": model.spec.sha256},
-                    "engine": {"isa": model.isa, "threads": model.threads},
-                    **({"map": maps[0].report} if maps else {}),
-                }
-                write_json(stats_path, stats.report(**about))
-                wrote.append(str(stats_path))
-            print_summary(stats, wrote, on_stderr=on_stderr)
+            try:
+                if stats_path is not None:
+                    about = {
+                        "source": {"name": source.name, "live": source.live},
+                        "model": {
+                            "name": model.spec.name,
+                            "path": model.spec.path,
+                            "sha256": model.spec.sha256,
+                        },
+                        "engine": {"isa": model.isa, "threads": model.threads},
+                        **({"map": maps[0].report} if maps else {}),
+                    }
+                    write_json(stats_path, stats.report(**about))
+                    wrote.append(str(stats_path))
+            finally:  # a disk that is full for them is no reason to say nothing
+                print_summary(stats, wrote, on_stderr=on_stderr)
             for text in (text for each in maps for text in each.warnings):
                 complain(f"warning: {text}.")
