@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -552,6 +554,30 @@ def test_hdf5_says_source_and_camera_of_each_row(
     with h5py.File(tmp_path / "y.h5") as file:  # as 'edgevae stream' writes it
         assert json.loads(file.attrs["intrinsics"])["fx"] == 30.0
         assert file.attrs["source"] == "b"
+
+
+def test_parquet_rows_that_found_no_room_are_not_called_written(
+    tiny_model_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("pyarrow")
+
+    def full(table: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / "in" / f"{i}.png"), np.full((48, 64, 3), 40 * i, np.uint8))
+    monkeypatch.setattr("edgevae.archive.parquet._write", full)
+    arguments = ["embed", str(tmp_path / "in"), "-o", str(tmp_path / "z.parquet"), "-q"]
+    assert main([*arguments, "--model", str(tiny_model_path)]) == 2
+    said = capsys.readouterr()
+    assert "3 encoded" in said.out
+    assert "wrote" not in said.out
+    assert "No space left on device" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_parquet_as_others_read_it(

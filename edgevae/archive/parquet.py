@@ -92,7 +92,12 @@ class ParquetArchive(Archive):
             self._write_part()
 
     def close(self) -> None:
-        self._write_part()
+        try:
+            self._write_part()
+        except BaseException:
+            self.rows -= len(self._waiting)  # they are in no file, and nobody asks for them again
+            self._waiting.clear()
+            raise
 
     def _write_part(self) -> None:
         self._due_s = time.monotonic() + PART_SECONDS
