@@ -10,6 +10,8 @@ import zenoh
 import edgevae
 from edgevae.wire import unpack
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 endpoint, folder, model = sys.argv[1], Path(sys.argv[2]), edgevae.load(*sys.argv[3:4])
 config = zenoh.Config()
 config.insert_json5("listen/endpoints", json.dumps([endpoint]))
