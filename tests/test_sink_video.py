@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -213,6 +214,18 @@ if sys.argv[1] == "unseen":
     video._ROOM_BYTES = 1
 sys.exit(main(sys.argv[2:]))
 """
+
+
+def test_every_frame_that_found_no_room_is_counted(tiny_model_path: Path, tmp_path: Path) -> None:
+    """More rows wait for the frame rate than the queue keeps for another try."""
+    report = tmp_path / "s.json"
+    arguments = ["stream", "--camera", "synthetic", "--frames", "60", "--model", str(tiny_model_path)]
+    arguments += ["--save-video", str(tmp_path / "v.mkv"), "--stats", str(report), "--quiet"]
+    subprocess.run([sys.executable, "-c", LIMITED, "seen", *arguments], capture_output=True, timeout=120)
+    stats = json.loads(report.read_text())
+    (sink,) = stats["sinks"]
+    assert sink["rows"] == 0
+    assert sink["lost"] + sink["behind"] == stats["frames"]["encoded"] > 8
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

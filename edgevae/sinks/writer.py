@@ -348,6 +348,9 @@ class Feed:
         while True:
             self._close_quietly()
             with self._changed:
+                missed = max(0, self._counted - self.sink.rows)  # let go for memory's sake, and not written
+                self.stats.lost += missed
+                self._counted -= missed
                 self._changed.wait_for(lambda: self._ending, self._delay_s)
                 if self._ending and self._was_last_try:
                     return False
