@@ -442,6 +442,18 @@ def test_errors_that_nobody_foresaw_cost_one_source(
     ]
 
 
+def test_a_source_without_end_is_no_part_of_an_archive(
+    model: Model, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "z.jsonl"
+    names = ["synthetic:1?size=32x32", "synthetic:1?size=32x32&frames=3"]
+    tally, _ = embed_names(names, path, model, tiny_model_path)
+    assert (tally.failed, tally.rows) == (1, 3)
+    assert [problem["reason"] for problem in problems_of(path) if problem["failed"]] == [
+        "synthetic:1?size=32x32 has no end; give it one, as in synthetic:7?frames=300."
+    ]
+
+
 def test_one_source_alone_raises_what_is_wrong(
     model: Model, tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

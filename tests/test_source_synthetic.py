@@ -199,8 +199,19 @@ def test_size_option_and_colour_alone() -> None:
         ("synthetic:7?size=4x4", "16x16"),
         ("synthetic:7?size=9999x9999", "2048x2048"),
         ("synthetic:7?colour=blue", "size="),
+        ("synthetic:7?frames=0", "wanted a number, as in"),
+        ("synthetic:7?frames=x", "wanted a number, as in"),
     ],
 )
 def test_bad_uri(uri: str, says: str) -> None:
     with pytest.raises(SourceError, match=says):
         open_source(uri)
+
+
+def test_a_drive_with_an_end() -> None:
+    with open_source("synthetic:3?size=32x32&frames=4") as source:
+        assert (source.length, source.endless) == (4, False)
+        assert [frame.index for frame in source] == [0, 1, 2, 3]
+        assert source.read() is None
+    with open_source("synthetic:3") as source:
+        assert (source.length, source.endless) == (None, True)

@@ -67,6 +67,8 @@ def _items(task: Task, model: Model, stopped: Callable[[], bool]) -> Iterator[Do
                 raise SourceError(
                     f"{name} is live: it has no end, and its frames cannot be read again; embed it alone."
                 )
+            if source.endless and not task.alone:
+                raise SourceError(f"{name} has no end; give it one, as in synthetic:7?frames=300.")
             while not stopped():
                 try:
                     frame = source.read()

@@ -49,7 +49,7 @@ def open_source(
             (``FILE.bag?filters=spatial``), an ``.mcap`` file or a ROS recording (``.bag``, ``.db3``, a ROS 2
             folder; ``run.mcap?color=/TOPIC&depth=/TOPIC&depth_scale=0.001``), ``tum:DIR``, ``nyu:FILE.mat``,
             or ``synthetic[:seed]``
-            (``synthetic:7?size=640x480``).
+            (``synthetic:7?size=640x480&frames=300``).
         depth: None for the depth that the source itself carries, "none" for colour alone, for an image folder
             the folder of its depth pictures, or another source: see PairedSource.
         calibration: a file that registers the depth of another source to colour; docs/calibration.md.
@@ -227,7 +227,7 @@ def _picture(uri: str, depth: str | None) -> Source | None:
 def _synthetic(uri: str, with_depth: bool) -> Source:
     from .synthetic import SyntheticSource
 
-    body, options = _options(uri, ("size",))
+    body, options = _options(uri, ("size", "frames"))
     seed = body.partition(":")[2] or "0"
     wanted = options.get("size", "320x240")
     size = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", wanted)
@@ -235,7 +235,16 @@ def _synthetic(uri: str, with_depth: bool) -> Source:
         raise SourceError(f"synthetic seed is '{seed}', wanted a whole number, as in synthetic:7.")
     if size is None:
         raise SourceError(f"synthetic size is '{wanted}', wanted WxH, as in synthetic:7?size=640x480.")
-    return SyntheticSource(int(seed), int(size[1]), int(size[2]), with_depth=with_depth)
+    frames = options.get("frames")
+    if frames is not None and not re.fullmatch(r"[1-9][0-9]{0,8}", frames):
+        raise SourceError(f"synthetic frames is '{frames}', wanted a number, as in synthetic:7?frames=300.")
+    return SyntheticSource(
+        int(seed),
+        int(size[1]),
+        int(size[2]),
+        frames=None if frames is None else int(frames),
+        with_depth=with_depth,
+    )
 
 
 def _options(uri: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:

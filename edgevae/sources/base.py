@@ -19,6 +19,7 @@ class Source(abc.ABC):
         name: the URI it was opened with.
         live: whether frames arrive in real time.
         length: number of frames, None where it cannot be known beforehand.
+        endless: whether it is no device and yet never ends.
         fps: nominal frames per second, None where it is not known.
         dropped: frames that arrived and were replaced by a newer one before they were read.
     """
@@ -26,6 +27,7 @@ class Source(abc.ABC):
     name: str = ""
     live: bool = False
     length: int | None = None
+    endless: bool = False
     fps: float | None = None
     dropped: int = 0
 

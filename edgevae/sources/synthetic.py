@@ -1,7 +1,7 @@
 """``synthetic[:seed]``: a rendered drive down a street, with exact depth, intrinsics and poses.
 
 No hardware and no files: the picture of frame ``index`` depends on the seed and the index alone. The drive
-has no end and does not repeat.
+does not repeat, and has no end unless it is given one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class SyntheticSource(Source):
         seed: which street, 0 or more.
         width: of the picture, pixels.
         height: of the picture, pixels.
+        frames: after how many the drive ends; None for never.
         with_depth: False gives colour alone.
 
     Raises:
@@ -40,7 +41,13 @@ class SyntheticSource(Source):
     """
 
     def __init__(
-        self, seed: int = 0, width: int = 320, height: int = 240, *, with_depth: bool = True
+        self,
+        seed: int = 0,
+        width: int = 320,
+        height: int = 240,
+        *,
+        frames: int | None = None,
+        with_depth: bool = True,
     ) -> None:
         if seed < 0:
             raise SourceError(f"synthetic seed is {seed}, wanted 0 or more; for example synthetic:7.")
@@ -48,6 +55,7 @@ class SyntheticSource(Source):
             raise SourceError(f"synthetic size is {width}x{height}, wanted 16x16 to 2048x2048.")
         self.name = f"synthetic:{seed}"
         self.fps = float(FPS)
+        self.length, self.endless = frames, frames is None
         focal = _FOCAL_BY_WIDTH * max(width, height * 4 / 3)
         self.intrinsics = Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
         self._street = Street(seed)
@@ -81,7 +89,9 @@ class SyntheticSource(Source):
         )
 
     def read(self, timeout_s: float = 5.0) -> Frame | None:
-        """The next frame; the drive has no end."""
+        """The next frame; None after the last, where there is one."""
+        if self._next == self.length:
+            return None
         frame = self.frame(self._next)
         self._next += 1
         return frame
