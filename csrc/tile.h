@@ -151,7 +151,7 @@ static inline void put(float* at, int tile_pixels, int k, const float* src, ptrd
 // What a float or a quad of zeros looks like to a layer.
 static inline float zero_padding(WeightType type, int input_zero) {
   if (type != WeightType::kQuads) return 0.0f;
-  const int32_t quad = input_zero * 0x01010101;
+  const uint32_t quad = static_cast<uint32_t>(input_zero) * 0x01010101u;
   float bits;
   __builtin_memcpy(&bits, &quad, sizeof bits);
   return bits;

@@ -579,3 +579,25 @@ def test_a_reader_that_stands_still_does_not_hold_up_a_signal(
     assert "rows are missing." in errors
     process.stdout.close()
     process.stderr.close()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_disk_is_asked_to_keep_it(
+    model: Model, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least once a second, the folder with the file's name too, and what the end writes."""
+    kept: list[tuple[bool, int]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        kept.append((os.path.samestat(status, os.stat(tmp_path)), status.st_size))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / f"z{suffix}"
+    source = MemorySource(120, live=True, interval_s=0.02)
+    stream.run(source, model, [open_record(path)])  # 2.4 s at least
+    assert [is_folder for is_folder, _ in kept].count(True) == 1
+    assert len(kept) >= 4
+    assert kept[-1][1] == path.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecordError
+from ..files import os_errors_as_sentences
 from ..frame import Frame, Intrinsics
 
 if TYPE_CHECKING:
     from ..model import Decoded, ModelSpec
+
+KEEP_SECONDS = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,30 @@ class RecordFile(Sink):
         self.path = path
         self.overwrite = overwrite
         self.files: list[Path] = []
+        self._kept_s = -math.inf
+
+    def flush(self) -> None:
+        self.keep()
+
+    def keep(self, *, at_once: bool = False) -> None:
+        """Have the disk keep what the operating system has of the file, for the day the power fails.
+
+        Once in KEEP_SECONDS, or ``at_once``.
+
+        Raises:
+            RecordError: the disk refuses.
+        """
+        now_s = time.monotonic()
+        if self.path not in self.files or not (at_once or now_s - self._kept_s >= KEEP_SECONDS):
+            return
+        first, self._kept_s = self._kept_s == -math.inf, now_s
+        with os_errors_as_sentences(self.path):
+            for name in (self.path, self.path.parent) if first else (self.path,):  # the name is in the folder
+                descriptor = os.open(name, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def refuse_existing(self) -> None:
         """Raise RecordError when the file is there and may not be replaced, or is a folder."""
@@ -186,6 +214,7 @@ class RecordFile(Sink):
         while (path := first.with_name(f"{first.stem}.{number}{first.suffix}")).exists():
             number += 1
         self.path, self.overwrite = path, False
+        self._kept_s = -math.inf
 
     def wrote(self) -> str:
         return f"{', '.join(map(str, self.files))} ({self.rows} frames)"

@@ -81,6 +81,7 @@ class Hdf5Sink(RecordFile):
                 self._append(self._file, rows)
         self.rows += len(rows)
         self._flushed_s = time.monotonic()
+        self.keep()
 
     def close(self) -> None:
         try:
@@ -92,6 +93,7 @@ class Hdf5Sink(RecordFile):
                     size = file.id.get_filesize()
                     file.close()
                     os.truncate(self.path, size)  # gives back what was claimed and not used
+                self.keep(at_once=True)
 
     @contextlib.contextmanager
     def _errors_as_sentences(self) -> Iterator[None]:

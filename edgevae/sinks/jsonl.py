@@ -60,6 +60,7 @@ class JsonlSink(RecordFile):
             file, self._file = self._file, None
             with os_errors_as_sentences(self.path):
                 file.close()
+            self.keep(at_once=True)
 
     def _line(self, row: Row) -> bytes:
         return json_line(row, self._run)

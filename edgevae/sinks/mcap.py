@@ -142,6 +142,7 @@ class McapSink(RecordFile):
                 self._append(self._file, messages)
         self.rows += rows
         self._flushed_s = time.monotonic()
+        self.keep()
 
     def close(self) -> None:
         try:
@@ -154,6 +155,7 @@ class McapSink(RecordFile):
                     if not self._broken:
                         self._writer.finish()
                         self._hand_over(file)
+                self.keep(at_once=True)
 
     # --- the file
 

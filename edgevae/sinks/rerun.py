@@ -215,6 +215,7 @@ class RrdSink(RecordFile):
         if self._recording is not None:
             self._settle(self._recording)
             self._count()
+            self.keep()
 
     def close(self) -> None:
         recording, self._recording = self._recording, None
@@ -225,6 +226,7 @@ class RrdSink(RecordFile):
             with os_errors_as_sentences(self.path):
                 pipe.close()
             self._count()
+            self.keep(at_once=True)
 
     def _count(self) -> None:
         """Rows are written once the SDK has let go of them."""
