@@ -120,7 +120,7 @@ def validate(document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]
     name = document["name"]
     if not isinstance(name, str) or not 1 <= len(name) <= 200 or not name.isprintable():
         _refuse("name", name, "1 to 200 printable characters")
-    size = _check_input(document)
+    size = check_input(document)
     latent_dim = _integer(document["latent_dim"], "latent_dim", 1, MAX_VECTOR)
     condition_dim = _integer(document["condition_dim"], "condition_dim", 0, MAX_VECTOR)
     precision = _choice(document["precision"], "precision", tuple(_STORED))
@@ -300,8 +300,12 @@ def _check_version(document: Mapping[str, Any]) -> None:
     _integer(version, "format_version", 1, FORMAT_VERSION)
 
 
-def _check_input(document: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Check input, color and depth together; return (channels, height, width)."""
+def check_input(document: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Check input, color and depth together; return (channels, height, width).
+
+    Raises:
+        ModelFileError: with one sentence that names what was got and what was wanted.
+    """
     size = _keys(document["input"], "input", ("channels", "height", "width"))
     channels = size["channels"]
     if type(channels) is not int or channels not in (1, 3, 4):

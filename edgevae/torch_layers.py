@@ -1,11 +1,11 @@
-"""PyTorch layers to the layers of the model file, BatchNorm folded.
+"""PyTorch layers to the layers of the model file, BatchNorm folded; the two that PyTorch itself has not.
 
 Imports torch; nothing that ``import edgevae`` loads imports this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,41 @@ Arrays = dict[str, npt.NDArray[np.float64]]
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
-def walk(name: str, module: nn.Module, x: Tensor) -> tuple[list[Layer], dict[str, npt.NDArray[np.float32]]]:
+class ConcatCondition(nn.Module):
+    """``torch.cat([x, condition], 1)`` on vectors, the condition (N, ``size``)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return torch.cat([x, condition.to(x.dtype)], 1)
+
+
+class Chain(nn.Sequential):
+    """An ``nn.Sequential`` that hands ``condition`` to the layers that concatenate it."""
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return run(self, x, condition)
+
+
+def run(layers: Iterable[nn.Module], x: Tensor, condition: Tensor | None = None) -> Tensor:
+    """``x`` through ``layers``, one after the other."""
+    for layer in layers:
+        x = layer(x, condition) if isinstance(layer, (Chain, ConcatCondition)) else layer(x)
+    return x
+
+
+def walk(
+    name: str, module: nn.Module, x: Tensor, condition: Tensor | None = None
+) -> tuple[list[Layer], dict[str, npt.NDArray[np.float32]]]:
     """Express a sequential module in eval mode as a layer list of ``docs/model-file.md``.
 
     Args:
         name: "encoder" or "decoder"; tensors are called ``<name>.<layer>.weight`` and so on.
-        module: an ``nn.Sequential``, nested at will, on the CPU.
+        module: an ``nn.Sequential`` or a ``Chain``, nested at will, on the CPU.
         x: any input (1, ...) of the right shape; shapes of flattened layers are read off its way through.
+        condition: (1, k) for a conditional model.
 
     Returns:
         The layers, and their tensors as float32. BatchNorm is folded in float64 and rounded once.
@@ -42,7 +70,7 @@ def walk(name: str, module: nn.Module, x: Tensor) -> tuple[list[Layer], dict[str
     with torch.no_grad():
         for where, leaf in _leaves(name, module):
             try:
-                x = leaf(x)
+                x = run([leaf], x, condition)
             except (RuntimeError, ValueError, TypeError) as error:
                 reason = " ".join(str(error).split())
                 raise ExportError(f"{_say(where, leaf)} does not take {tuple(x.shape)}: {reason}") from None
@@ -72,7 +100,7 @@ def walk(name: str, module: nn.Module, x: Tensor) -> tuple[list[Layer], dict[str
 
 
 def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+    if isinstance(module, nn.Sequential) and type(module).forward in (nn.Sequential.forward, Chain.forward):
         for index, child in enumerate(module):
             yield from _leaves(f"{name}.{index}", child)
     else:
@@ -131,13 +159,16 @@ def _express(where: str, leaf: nn.Module, name: str, y: Tensor, arrays: Arrays) 
         ):  # above 20 the linear branch differs from log(1 + exp(x)) by less than float32 sees
             raise ExportError(f"{_say(where, leaf)} has threshold {leaf.threshold}, wanted at least 20.")
         return {"op": "activation", "kind": "softplus"}
+    if kind is ConcatCondition:
+        assert isinstance(leaf, ConcatCondition)
+        return {"op": "concat_condition", "size": leaf.size}
     plain = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
     if kind in plain:
         return {"op": "activation", "kind": plain[kind]}
     raise ExportError(
         f"{_say(where, leaf)} has no counterpart in the model file, wanted one of Conv2d, ConvTranspose2d, "
-        "Linear, Upsample with Conv2d, MaxPool2d, BatchNorm, Dropout, Flatten, Unflatten, ReLU, LeakyReLU, "
-        "Tanh, Sigmoid, Softplus."
+        "Linear, Upsample with Conv2d, MaxPool2d, BatchNorm, Dropout, Flatten, Unflatten, ConcatCondition, "
+        "ReLU, LeakyReLU, Tanh, Sigmoid, Softplus."
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import model_file
 from .errors import EdgevaeError
+from .torch_layers import Chain, ConcatCondition
 
 
 class TorchModel(nn.Module):
@@ -83,29 +84,12 @@ def load(path: str | os.PathLike[str], *, mean_only: bool = False) -> TorchModel
             if last[key] is not None:
                 tensors[f"mean.{key}"] = tensors[last[key]][:latent_dim]
                 last = {**last, key: f"mean.{key}"}
-    return TorchModel(document, Chain([*layers[:-1], last], tensors), Chain(document["decoder"], tensors))
+    return TorchModel(document, chain([*layers[:-1], last], tensors), chain(document["decoder"], tensors))
 
 
-class Chain(nn.Module):
-    """One sequential layer list; ``condition`` goes to the layers that concatenate it."""
-
-    def __init__(
-        self, layers: Sequence[Mapping[str, Any]], tensors: Mapping[str, npt.NDArray[np.float32]]
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(_build(layer, tensors) for layer in layers)
-
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, condition) if isinstance(layer, ConcatCondition) else layer(x)
-        return x
-
-
-class ConcatCondition(nn.Module):
-    """``torch.cat([x, condition], 1)`` on vectors."""
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return torch.cat([x, condition], 1)
+def chain(layers: Sequence[Mapping[str, Any]], tensors: Mapping[str, npt.NDArray[np.float32]]) -> Chain:
+    """One layer list of a model file."""
+    return Chain(*(_build(layer, tensors) for layer in layers))
 
 
 class Reshape(nn.Module):
@@ -124,7 +108,7 @@ def _build(layer: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[np.float3
     if op == "reshape":
         return Reshape(layer["shape"])
     if op == "concat_condition":
-        return ConcatCondition()
+        return ConcatCondition(layer["size"])
     if op == "max_pool2d":
         return nn.MaxPool2d(layer["kernel"], layer["stride"])
     if op == "activation":

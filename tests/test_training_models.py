@@ -43,11 +43,12 @@ def test_forward_gives_reconstruction_mean_and_std() -> None:
     net = training.models.build("rgbd-vae", width=4, latent_dim=6, size=(32, 64)).eval()
     x = torch.rand(3, 4, 32, 64) * 2 - 1
     with torch.no_grad():
-        y, mean, std = net(x)
+        y, before_tanh, mean, std = net(x)
         raw = net.encoder(x)
     assert y.shape == x.shape
     assert y.abs().max() <= 1
     assert raw.shape == (3, 12)
+    torch.testing.assert_close(y, before_tanh.tanh())
     torch.testing.assert_close(mean, raw[:, :6])
     torch.testing.assert_close(std, torch.log1p(raw[:, 6:].exp()) + 1e-5)
     with torch.no_grad():

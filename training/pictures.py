@@ -57,7 +57,7 @@ class Pictures(L.Callback):
         items = [frames[int(i)] for i in chosen]
         shown = {key: torch.stack([item[key] for item in items]) for key in ("input", "target", "valid")}
         with torch.no_grad():
-            y, _, _ = pl_module.net(shown["input"].to(pl_module.device))
+            y = pl_module.net(shown["input"].to(pl_module.device)).y
         picture = sheet(shown["target"], y.cpu(), shown["valid"], pl_module.net.input)
         self._write(self.folder / f"{name}-epoch-{epoch:04d}.png", picture)
         for logger in trainer.loggers:

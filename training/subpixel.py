@@ -13,13 +13,19 @@ their weights and the result (up to rounding) stay those of the plain chain.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgevae import torch_layers
 
-def run(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """``layers(x)``, every pair (nearest Upsample x2, Conv2d 3x3 with replicate padding) taken together."""
+
+def run(layers: Iterable[nn.Module], x: Tensor, condition: Tensor | None = None) -> Tensor:
+    """``x`` through ``layers`` as ``torch_layers.run`` takes it, but every pair (nearest Upsample x2, Conv2d
+    3x3 with replicate padding) together.
+    """
     chain = list(layers)
     while chain:
         layer = chain.pop(0)
@@ -28,7 +34,7 @@ def run(layers: nn.Sequential, x: Tensor) -> Tensor:
             x = upsample_conv(x, following)
             chain.pop(0)
         else:
-            x = layer(x)
+            x = torch_layers.run([layer], x, condition)
     return x
 
 

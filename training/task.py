@@ -120,9 +120,16 @@ class VAETask(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x = batch["input"].contiguous(memory_format=torch.channels_last)
-        y, mean, std = self.net(x)
+        out = self.net(x)
         loss = vae_loss(
-            y, mean, std, batch["target"], batch["valid"], batch["seen"], self.loss, self.trainer.global_step
+            out.y,
+            out.mean,
+            out.std,
+            batch["target"],
+            batch["valid"],
+            batch["seen"],
+            self.loss,
+            self.trainer.global_step,
         )
         if not torch.isfinite(loss.total):
             raise TrainingError(
@@ -173,7 +180,7 @@ class VAETask(L.LightningModule):
             self._score(batch | {"input": x}, len(self.scores) // 2 + dataloader_idx)
 
     def _score(self, batch: Batch, index: int) -> None:
-        y, _, _ = self.net(batch["input"].contiguous(memory_format=torch.channels_last))
+        y = self.net(batch["input"].contiguous(memory_format=torch.channels_last)).y
         self._scores()[index].update(y, batch["target"], batch["valid"])
 
     def _scores(self) -> list[Reconstruction]:
