@@ -1,21 +1,22 @@
-"""The likelihood: missing depth counts nowhere, and sums stay comparable."""
+"""Likelihoods and KL treatments: missing depth counts nowhere, sums stay comparable, formulas hold."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 
-from edgevae.preprocess import DepthEncoding, InputSpec
 from training.losses import (
+    KLOptions,
+    Likelihood,
     LossOptions,
     kl_divergence,
-    negative_log_likelihood,
     squared_error,
     vae_loss,
 )
-from training.metrics import Reconstruction
+from training.models import Output
 
 N, H, W = 3, 4, 6
 
@@ -26,26 +27,60 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(N, 4, H, W) * 2 - 1, torch.rand(N, 4, H, W) * 2 - 1
 
 
+def output(y: torch.Tensor, mean: torch.Tensor | None = None, std: torch.Tensor | None = None) -> Output:
+    mean = torch.zeros(len(y), 2) if mean is None else mean
+    return Output(y, torch.atanh(y.clamp(-1 + 1e-6, 1 - 1e-6)), mean, std)
+
+
+def nll_of(
+    y: torch.Tensor,
+    target: torch.Tensor,
+    valid: torch.Tensor,
+    seen: torch.Tensor,
+    sigma: float | str = 1.0,
+    likelihood: str = "gaussian",
+) -> tuple[torch.Tensor, dict[str, float]]:
+    loss: tuple[torch.Tensor, dict[str, float]] = Likelihood(LossOptions(likelihood, sigma))(
+        output(y), target, valid, seen
+    )
+    return loss
+
+
 def test_complete_images_give_the_plain_sum(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     y, target = pair
     valid = torch.ones(N, H, W, dtype=torch.bool)
     torch.testing.assert_close(squared_error(y, target, valid), (y - target).square().sum((1, 2, 3)))
-    nll, sigmas = negative_log_likelihood(y, target, valid, valid, 1.0)
+    nll, sigmas = nll_of(y, target, valid, valid, 1.0)
     torch.testing.assert_close(nll, 0.5 * (y - target).square().sum() / N)
-    assert sigmas.tolist() == [1.0] * 3
+    assert sigmas == {"color": 1.0, "depth": 1.0, "guessed": 1.0}
+    nll, sigmas = nll_of(y, target, valid, valid, likelihood="mse")
+    torch.testing.assert_close(nll, (y - target).square().sum() / N)
+    assert not sigmas
 
 
-@pytest.mark.parametrize("sigma", [1.0, 0.3, "optimal"])
-def test_invalid_depth_has_no_say(pair: tuple[torch.Tensor, torch.Tensor], sigma: float | str) -> None:
+@pytest.mark.parametrize(
+    ("likelihood", "sigma"),
+    [
+        ("gaussian", 1.0),
+        ("gaussian", 0.3),
+        ("gaussian", "optimal"),
+        ("gaussian", "learned"),
+        ("bernoulli", 1.0),
+        ("mse", 1.0),
+    ],
+)
+def test_invalid_depth_has_no_say(
+    pair: tuple[torch.Tensor, torch.Tensor], likelihood: str, sigma: float | str
+) -> None:
     y, target = pair
-    y.requires_grad_()
+    y = (0.9 * y).requires_grad_()
     valid = torch.rand(N, H, W) > 0.4
     valid[0] = False
     values = []
-    for garbage in (-1.0, 1e3):
+    for garbage in (-1.0, 1.0):
         dirty = target.clone()
         dirty[:, 3][~valid] = garbage
-        nll, _ = negative_log_likelihood(y, dirty, valid, valid, sigma)
+        nll, _ = nll_of(y, dirty, valid, valid, sigma, likelihood)
         values.append(nll)
         (gradient,) = torch.autograd.grad(nll, y)
         assert (gradient[:, 3][~valid] == 0).all()
@@ -69,8 +104,9 @@ def test_optimal_sigma_is_the_root_mean_square_of_each_group() -> None:
     seen[0] = True
     y[0, 3], y[1, 3] = errors["seen"], errors["guessed"]
     valid = torch.ones_like(seen)
-    nll, sigmas = negative_log_likelihood(y, target, valid, seen, "optimal")
-    torch.testing.assert_close(sigmas, torch.tensor(list(errors.values())))
+    nll, sigmas = nll_of(y, target, valid, seen, "optimal")
+    assert list(sigmas) == ["color", "depth", "guessed"]
+    assert list(sigmas.values()) == pytest.approx(list(errors.values()), rel=1e-5)
     counts = {"color": 6 * H * W, "seen": H * W, "guessed": H * W}
     expected = sum(counts[k] * (math.log(errors[k]) + 0.5 * math.log(2 * math.pi) + 0.5) for k in errors)
     assert nll.item() == pytest.approx(expected / 2, rel=1e-5)
@@ -80,10 +116,10 @@ def test_optimal_sigma_gives_the_highest_likelihood(pair: tuple[torch.Tensor, to
     y, target = pair
     y, target = y[:, :3], target[:, :3]
     valid = torch.zeros(N, H, W, dtype=torch.bool)
-    best, sigmas = negative_log_likelihood(y, target, valid, valid, "optimal")
+    best, sigmas = nll_of(y, target, valid, valid, "optimal")
     constant = 0.5 * math.log(2 * math.pi) * 3 * H * W  # left out when sigma is fixed
     for factor in (0.9, 1.0, 1.1):
-        other, _ = negative_log_likelihood(y, target, valid, valid, float(sigmas[0]) * factor)
+        other, _ = nll_of(y, target, valid, valid, sigmas["color"] * factor)
         assert other + constant >= best - 1e-3
 
 
@@ -92,18 +128,71 @@ def test_kl_matches_torch_distributions() -> None:
     mean, std = torch.randn(5, 7), torch.rand(5, 7) + 0.1
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(mean, std), normal(0.0, 1.0)).sum(1)
-    torch.testing.assert_close(kl_divergence(mean, std), expected)
+    torch.testing.assert_close(kl_divergence(mean, std).sum(1), expected)
 
 
-def test_kl_weight_rises_to_beta(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-    options = LossOptions(beta=0.5, kl_warmup_steps=100)
-    assert [options.kl_weight(step) for step in (0, 50, 100, 1000)] == [0.0, 0.25, 0.5, 0.5]
-    assert LossOptions(beta=2.0).kl_weight(0) == 2.0
+def test_the_kl_weight_over_the_run() -> None:
+    warm = KLOptions(beta=0.5, warmup_steps=100)
+    assert [warm.weight(step) for step in (0, 50, 100, 1000)] == [0.0, 0.25, 0.5, 0.5]
+    assert KLOptions(beta=2.0).weight(0) == 2.0
+    cyclic = KLOptions(beta=2.0, warmup_steps=50, cycle_steps=100)
+    assert [cyclic.weight(step) for step in (0, 25, 50, 99, 100, 125)] == [0.0, 1.0, 2.0, 2.0, 0.0, 1.0]
+
+
+def test_what_each_kl_treatment_adds() -> None:
+    kl = torch.tensor([[0.1, 3.0], [0.3, 5.0]])  # of two images: 0.2 and 4 nats
+    assert KLOptions(beta=0.5).term(kl, 0).item() == pytest.approx(0.5 * 4.2)
+    assert KLOptions(free_bits=1.0).term(kl, 0).item() == pytest.approx(1.0 + 4.0)
+    wide = KLOptions(beta=10.0, capacity=6.0, warmup_steps=100)
+    assert wide.term(kl, 0).item() == pytest.approx(10 * 4.2)
+    assert wide.term(kl, 100).item() == pytest.approx(10 * (6.0 - 4.2))
+
+
+def test_a_latent_with_free_bits_is_not_pulled() -> None:
+    mean, std = torch.full((4, 1), 0.1, requires_grad=True), torch.ones(4, 1)
+    for free_bits, pulled in ((0.0, True), (1.0, False)):
+        term = KLOptions(free_bits=free_bits).term(kl_divergence(mean, std), 0)
+        (gradient,) = torch.autograd.grad(term, mean)
+        assert bool(gradient.any()) == pulled
+
+
+def test_the_whole_loss(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     y, target = pair
     valid = torch.ones(N, H, W, dtype=torch.bool)
-    mean, std = torch.ones(N, 2), torch.ones(N, 2)
-    losses = [vae_loss(y, mean, std, target, valid, valid, options, step) for step in (0, 100)]
-    assert (losses[1].total - losses[0].total).item() == pytest.approx(0.5 * 2 * 0.5, abs=1e-4)
+    likelihood = Likelihood(LossOptions(kl=KLOptions(beta=0.5, warmup_steps=100)))
+    out = output(y, torch.ones(N, 2), torch.ones(N, 2))
+    first, warm, final = (vae_loss(likelihood, out, target, valid, valid, step) for step in (0, 100, None))
+    assert (warm.total - first.total).item() == pytest.approx(0.5 * 2 * 0.5, abs=1e-4)
+    assert final.total.item() == warm.total.item()
+    assert final.kl.item() == pytest.approx(1.0)
+    plain = vae_loss(likelihood, output(y), target, valid, valid, 100)
+    assert plain.total.item() == first.nll.item()
+    assert plain.kl.item() == 0.0
+
+
+def test_bernoulli_is_the_cross_entropy_of_probabilities(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    y, target = (0.99 * image[:, :1] for image in pair)
+    valid = torch.zeros(N, H, W, dtype=torch.bool)  # without a depth channel nothing is masked
+    nll, sigmas = nll_of(y, target, valid, valid, likelihood="bernoulli")
+    p, t = (y.double() + 1) / 2, (target.double() + 1) / 2
+    expected = -(t * p.log() + (1 - t) * (1 - p).log()).sum() / N
+    assert nll.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert not sigmas
+
+
+def test_a_learned_sigma_finds_the_optimal_one(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    y, target = pair
+    valid, seen = torch.ones(N, H, W, dtype=torch.bool), torch.rand(N, H, W) > 0.5
+    likelihood = Likelihood(LossOptions(sigma="learned"))
+    optimizer = torch.optim.Adam(likelihood.parameters(), lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nll, sigmas = likelihood(output(y), target, valid, seen)
+        nll.backward()
+        optimizer.step()
+    best, optimal = nll_of(y, target, valid, seen, "optimal")
+    assert sigmas == pytest.approx(optimal, rel=1e-3)
+    assert nll.item() == pytest.approx(best.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, "best"])
@@ -112,24 +201,22 @@ def test_wrong_sigma_is_refused(sigma: float | str) -> None:
         LossOptions(sigma=sigma)
 
 
-def test_metrics_of_known_errors() -> None:
-    depth = DepthEncoding("linear", 1.0, 9.0)
-    scores = Reconstruction(InputSpec(4, H, W, depth=depth))
-    target = torch.zeros(2, 4, H, W)  # depth 0 in [-1, 1] is 5 m
-    y = target.clone()
-    y[:, :3] += 0.2
-    y[:, 3] += 0.25  # 1 m too far
-    valid = torch.ones(2, H, W, dtype=torch.bool)
-    valid[:, 0] = False
-    y[:, 3, 0] = 1.0  # must not count
-    scores.update(y, target, valid)
-    got = scores.compute()
-    assert got["color_psnr"] == pytest.approx(10 * math.log10(4 / 0.04), abs=1e-4)
-    assert got["depth_rmse_m"] == pytest.approx(1.0, abs=1e-5)
-    assert got["depth_absrel"] == pytest.approx(0.2, abs=1e-5)
-    squares = 3 * H * W * 0.04 + (H - 1) * W * 0.0625
-    assert got["mse_per_image"] == pytest.approx(squares * 4 * H / (4 * H - 1), rel=1e-5)
-    scores.reset()
-    relative = Reconstruction(InputSpec(4, H, W, "minmax", DepthEncoding("minmax")))
-    relative.update(y, target, valid)
-    assert set(relative.compute()) == {"mse_per_image", "color_psnr"}
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"beta": -1.0}, "kl.beta is -1.0"),
+        ({"beta": math.nan}, "kl.beta is nan"),
+        ({"free_bits": -0.5}, "kl.free_bits"),
+        ({"cycle_steps": 10}, "kl.warmup_steps is 0"),
+        ({"cycle_steps": 10, "warmup_steps": 11}, "kl.warmup_steps is 11"),
+        ({"capacity": 5.0, "free_bits": 1.0}, "kl.capacity goes with neither"),
+    ],
+)
+def test_wrong_kl_options_are_refused(options: dict[str, float], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        KLOptions(**asdict(KLOptions()) | options)
+
+
+def test_an_unknown_likelihood_is_refused() -> None:
+    with pytest.raises(ValueError, match="likelihood is 'laplace', wanted one of gaussian, bernoulli, mse"):
+        LossOptions("laplace")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import yaml
 import training
 from edgevae.errors import ModelFileError
 from training.__main__ import main
+from training.runs import RunError, open_run
 from training.task import OptimizerOptions, VAETask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,53 +48,97 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     document["data"]["cache_dir"] = str(tmp_path / "cache")
     document["data"]["sets"][0] |= {"seeds": [0, 2], "frames": 4, "height": 60}
     document["data"]["batch_size"] = 2
-    document["trainer"] |= {"enable_progress_bar": False, "enable_model_summary": False}
-    ema = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
-    pictures = {"class_path": "training.pictures.Pictures", "init_args": {"folder": "pictures"}}
-    document["trainer"]["callbacks"] += [ema, pictures]
+    document["run"] |= {"folder": "run", "average": 0.9, "keep_every": 2, "pictures_every": 2}
+    document["trainer"]["enable_progress_bar"] = False
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
 
 
-def logged(run: int, column: str) -> list[float]:
-    lines = Path(f"runs/smoke/csv/version_{run}/metrics.csv").read_text().splitlines()
-    index = lines[0].split(",").index(column)
-    return [float(value) for line in lines[1:] if (value := line.split(",")[index])]
+def fit(config: Path, *arguments: object) -> int:
+    return main(["fit", "--config", str(config), *map(str, arguments)])
 
 
-LAST = Path("runs/smoke/checkpoints/last.ckpt")
+def column(name: str) -> list[float]:
+    return [row[name] for row in open_run("run").metrics() if name in row]
 
 
-def test_fit_resume_and_test(config: Path) -> None:
-    assert main(["fit", "--config", str(config)]) == 0
+LAST = Path("run/checkpoints/last.ckpt")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["current_model_state"]
+    return state
+
+
+def test_fit_resume_and_test(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(config) == 0
     first = torch.load(LAST, weights_only=True)
-    assert first["epoch"] == 1
-    steps = first["global_step"]
-    assert steps == 4
+    assert (first["epoch"], first["global_step"]) == (1, 4)
 
-    assert main(["fit", "--config", str(config), "--trainer.max_epochs", "3", "--ckpt_path", "last"]) == 0
+    assert fit(config) == 2  # nothing is lost by a second one
+    assert "run holds a run; go on with it by --ckpt_path last" in capsys.readouterr().err
+    assert torch.load(LAST, weights_only=True)["global_step"] == 4
+
+    assert fit(config, "--trainer.max_epochs", 3, "--ckpt_path", "last") == 0
     second = torch.load(LAST, weights_only=True)
-    assert second["epoch"] == 2
-    assert second["global_step"] == 6
+    assert (second["epoch"], second["global_step"]) == (2, 6)
     assert second["edgevae"]["elapsed_s"] > first["edgevae"]["elapsed_s"]
-    assert logged(1, "epoch")[0] == 2.0
-    optimizer = second["optimizer_states"][0]["state"][0]
-    assert int(optimizer["step"]) == 6
+    assert int(second["optimizer_states"][0]["state"][0]["step"]) == 6
 
-    assert main(["test", "--config", str(config), "--ckpt_path", str(LAST)]) == 0
-    tested = logged(2, "test/mse_per_image")
-    assert tested == pytest.approx(logged(1, "val/mse_per_image"), rel=1e-4)
-    assert logged(2, "test/drives-rgb-only/depth_absrel")[0] > 0
-    assert {path.name for path in Path("pictures").iterdir()} == {
-        "drives-epoch-0000.png",
-        "drives-epoch-0002.png",
+    run = open_run("run")
+    assert [(row["epoch"], row["step"]) for row in run.metrics()] == [(1, 2), (2, 4), (3, 6)]
+    for name in ("train/loss", "train/nll", "train/kl", "train/kl_weight", "train/sigma_color", "val/loss"):
+        assert len(column(name)) == 3, name
+    assert list(run.epochs()) == [2]
+    assert {path.name for path in Path("run/pictures").iterdir()} == {
+        "drives-epoch-0001.png",
+        "drives-epoch-0003.png",
     }
+    assert main(["test", "--config", str(config), "--ckpt_path", str(LAST)]) == 0
+    tested = json.loads(Path("run/test.json").read_text())
+    assert tested["test/mse_per_image"] == pytest.approx(column("val/mse_per_image")[-1], rel=1e-4)
+    assert tested["test/drives-rgb-only/depth_absrel"] > 0
+
+
+def test_overwrite_begins_anew(config: Path) -> None:
+    assert fit(config) == 0
+    assert fit(config, "--run.overwrite", "true", "--trainer.max_epochs", 1) == 0
+    run = open_run("run")
+    assert [row["epoch"] for row in run.metrics()] == [1]
+    assert run.epochs() == {}
+    assert run.config["trainer"]["max_epochs"] == 1
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(config: Path) -> None:
+    """Bit for bit: weights, averages, and the table; the same with loader processes."""
+    constant = ["--model.optimizer.schedule", "constant"]  # others depend on how long the run is to be
+    assert fit(config, *constant, "--trainer.max_epochs", 4, "--run.folder", "whole") == 0
+    for epochs in (1, 3, 4):
+        resume = ["--ckpt_path", "last"] if epochs > 1 else []
+        assert fit(config, *constant, "--trainer.max_epochs", epochs, "--data.workers", 2, *resume) == 0
+    whole, parts = (
+        torch.load(f"{folder}/checkpoints/last.ckpt", weights_only=True) for folder in ("whole", "run")
+    )
+    for key in ("state_dict", "current_model_state"):
+        assert whole[key].keys() == parts[key].keys()
+        for name, value in whole[key].items():
+            assert torch.equal(value, parts[key][name]), name
+    assert open_run("whole").metrics() == open_run("run").metrics()
+
+
+def test_other_seeds_give_other_weights(config: Path) -> None:
+    found = []
+    for seed in (1, 2, 1):
+        assert fit(config, "--seed_everything", seed, "--run.overwrite", "true") == 0
+        found.append(weights(LAST)["net.encoder.0.weight"])
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
 
 
 def test_checkpoint_comes_back_as_a_model(config: Path) -> None:
-    assert main(["fit", "--config", str(config), "--seed_everything", "5"]) == 0
-    net = training.checkpoint.load(LAST)
+    assert fit(config, "--seed_everything", 5) == 0
+    net = open_run("run").net("last")
     assert not net.training
     assert net.latent_dim == 4
     provenance = net.document()["provenance"]
@@ -99,40 +148,146 @@ def test_checkpoint_comes_back_as_a_model(config: Path) -> None:
         {"name": "drives", "scenes": ["seed-0"], "licence": "none (rendered)", "pairs": 4}
     ]
     assert provenance["metrics"]["val_mse_per_image"] == pytest.approx(
-        logged(0, "val/mse_per_image")[-1], rel=1e-3
+        column("val/mse_per_image")[-1], rel=1e-3
     )
     # The averaged weights, not those of the last step
-    saved = torch.load(LAST, weights_only=True)
     key = "net.encoder.0.weight"
-    assert torch.equal(net.encoder[0].weight, saved["state_dict"][key])
-    assert not torch.equal(net.encoder[0].weight, saved["current_model_state"][key])
+    assert torch.equal(net.encoder[0].weight, torch.load(LAST, weights_only=True)["state_dict"][key])
+    assert not torch.equal(net.encoder[0].weight, weights(LAST)[key])
+
+
+def test_a_run_gives_its_data_again(config: Path) -> None:
+    assert fit(config) == 0
+    run = open_run("run")
+    net = run.net()
+    data = run.datamodule(net)
+    assert data.names == ["drives"]
+    held = data.held("drives")
+    assert len(held) == 4
+    assert held[0]["input"].shape == (4, 32, 32)
+    assert run.name == "run"
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda run: shutil.rmtree(run), "does not exist; wanted the folder of a run"),
+        (lambda run: (run / "config.yaml").unlink(), "holds no config.yaml"),
+        (lambda run: (run / "config.yaml").write_text("a: [1"), "cannot be read"),
+        (lambda run: (run / "config.yaml").write_text("a: 1"), "has no model and data"),
+        (lambda run: (run / "metrics.csv").write_text("epoch,x\n1,yes\n"), "wanted numbers"),
+        (lambda run: (run / "metrics.csv").unlink(), "has not finished an epoch"),
+        (lambda run: shutil.rmtree(run / "checkpoints"), "has no checkpoint, did its first epoch end"),
+        (lambda run: (run / "checkpoints" / "best.ckpt").unlink(), "has checkpoints last"),
+        (lambda run: (run / "config.yaml").write_text("model: {}\ndata: {sets: 5}"), "describes no data set"),
+    ],
+)
+def test_a_damaged_run_is_one_sentence(damage: Callable[[Path], object], says: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("model: {}\ndata: {}")
+    (run / "metrics.csv").write_text("epoch,x\n1,2\n")
+    net = training.models.build("rgbd-vae", width=2, latent_dim=3, size=32)
+    saved = {"state_dict": net.state_dict(prefix="net."), "edgevae": training.checkpoint.describe(net, {})}
+    for name in ("best", "last"):
+        torch.save(saved, run / "checkpoints" / f"{name}.ckpt")
+    assert open_run(run).net().name == "rgbd-vae"
+    damage(run)
+    with pytest.raises(RunError, match=says):  # noqa: PT012
+        opened = open_run(run)
+        opened.metrics()
+        opened.datamodule(opened.net())
 
 
 def test_a_lost_run_stops_in_one_sentence(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(
-        ["fit", "--config", str(config), "--model.optimizer.lr", "1e30", "--trainer.max_epochs", "20"]
-    )
+    assert fit(config) == 0
+    before = LAST.read_bytes()
+    code = fit(config, "--model.optimizer.lr", 1e30, "--trainer.max_epochs", 20, "--ckpt_path", "last")
     assert code == 2
     error = capsys.readouterr().err
-    assert "the loss is nan" in error
-    assert "--model.optimizer.lr" in error
-    if LAST.exists():
-        assert all(torch.isfinite(p).all() for p in training.checkpoint.load(LAST).parameters())
+    assert re.search(r"error: the (loss|gradient's norm) is (nan|inf|-inf) at step \d+ \(likelihood", error)
+    assert f"{LAST} is from before and whole; lower --model.optimizer.lr" in error
+    assert error.count("\n") == 1
+    assert LAST.read_bytes() != before or open_run("run").metrics()[-1]["epoch"] == 2
+    assert all(torch.isfinite(value).all() for value in weights(LAST).values())
+    assert all(torch.isfinite(p).all() for p in open_run("run").net("last").parameters())
+
+
+def test_a_gradient_that_is_no_number_reaches_no_weight(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: list[torch.Tensor] = []
+
+    def broken(self: VAETask, *args: Any) -> None:
+        parameter = next(self.net.parameters())
+        if self.global_step == 3:
+            assert parameter.grad is not None
+            parameter.grad[0] = torch.nan
+            before.append(parameter.detach().clone())
+            nets.append(self.net)
+        original(self, *args)
+
+    nets: list[torch.nn.Module] = []
+    original = VAETask.on_before_optimizer_step
+    monkeypatch.setattr(VAETask, "on_before_optimizer_step", broken)
+    assert fit(config) == 2
+    assert "the gradient's norm is nan at step 3" in capsys.readouterr().err
+    assert torch.equal(next(nets[0].parameters()), before[0])
+    assert torch.load(LAST, weights_only=True)["epoch"] == 0
+
+
+def test_early_stop(config: Path) -> None:
+    # Nothing is learned at this rate.
+    arguments = ["--run.early_stop", 2, "--model.optimizer.lr", 1e-12, "--run.average", 0]
+    assert fit(config, *arguments, "--trainer.max_epochs", 50) == 0
+    assert len(open_run("run").metrics()) < 50
 
 
 def test_a_time_budget_ends_the_run(config: Path) -> None:
-    arguments = ["--model.optimizer.budget_min", "0.00001", "--trainer.max_epochs", "500"]
-    assert main(["fit", "--config", str(config), *arguments]) == 0
+    assert fit(config, "--model.optimizer.budget_min", 0.00001, "--trainer.max_epochs", 500) == 0
+    assert torch.load(LAST, weights_only=True)["epoch"] < 3
+    assert column("train/lr")[-1] < 5e-4
+
+
+def test_a_trial_of_a_few_batches_keeps_nothing(config: Path) -> None:
+    assert fit(config, "--trainer.fast_dev_run", 1) == 0
+    assert not Path("run").exists()
+
+
+def test_two_processes_train_one_model(config: Path) -> None:
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    command += ["-m", "training", "fit", "--config", str(config), "--trainer.devices", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--trainer.strategy", "ddp"], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
     saved = torch.load(LAST, weights_only=True)
-    assert saved["epoch"] < 3
-    assert logged(0, "train/lr")[-1] < 5e-4
+    assert (saved["epoch"], saved["global_step"]) == (1, 2)  # half as many steps an epoch
+    rows = open_run("run").metrics()
+    assert [row["epoch"] for row in rows] == [1, 2]
+    # What validation says of both processes' halves is what one process says of the whole.
+    assert main(["test", "--config", str(config), "--ckpt_path", str(LAST)]) == 0
+    tested = json.loads(Path("run/test.json").read_text())
+    for name in ("mse_per_image", "kl", "active_units", "drives/ssim"):
+        assert tested[f"test/{name}"] == pytest.approx(rows[-1][f"val/{name}"], rel=1e-4), name
+    assert fit(config, "--ckpt_path", "last", "--trainer.max_epochs", 3) == 0  # and goes on in one
 
 
 def test_missing_data_ends_with_code_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = yaml.safe_load(config.read_text())
     document["data"]["sets"] = [{"kind": "pairs", "path": "nowhere"}]
     config.write_text(yaml.safe_dump(document))
-    assert main(["fit", "--config", str(config)]) == 2
+    assert fit(config) == 2
     error = capsys.readouterr().err
     assert "nowhere does not exist" in error
     assert "EDGEVAE_DATA" in error
@@ -154,7 +309,7 @@ def test_configs_are_valid(name: str, tmp_path: Path) -> None:
 def test_the_published_recipe() -> None:
     document = yaml.safe_load((CONFIGS / "rgbd-vae.yaml").read_text())
     assert document["model"]["optimizer"] == {"lr": 1e-4}
-    assert document["model"]["loss"] == {"sigma": 1.0, "beta": 1.0}
+    assert document["model"]["loss"] == {"sigma": 1.0}
     assert document["data"]["batch_size"] == 50
     assert document["trainer"]["max_epochs"] == 200
     task = VAETask(options=document["model"]["options"] | {"width": 2})

@@ -1,36 +1,73 @@
-"""``python -m training fit|validate|test --config training/configs/NAME.yaml``: a Lightning command line."""
+"""``python -m training fit|test|report|compare``: runs, by Lightning's command line, and their results."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from edgevae.errors import EdgevaeError
 
+from . import callbacks
 from .data import FramesDataModule
+from .runs import RunOptions
 from .task import VAETask
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Keeps the whole config beside the logs of a fit; without logs there is no place that is ours."""
+class TrainingCLI(LightningCLI):
+    """Lightning's command line with a ``run:`` section in place of lists of loggers and callbacks."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.loggers:
-            super().setup(trainer, pl_module, stage)
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunOptions, "run")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self.config_init[self.subcommand]
+        options, trainer = config.run, config.trainer
+        self.model.run = options
+        # A trial of a few batches keeps nothing.
+        if self.subcommand == "fit" and not trainer.fast_dev_run:
+            if config.ckpt_path is None:
+                callbacks.make_room(options)
+            self.save_config_callback = callbacks.SaveRunConfig
+            self.save_config_kwargs = {"folder": options.folder}
+            trainer.callbacks = [*(trainer.callbacks or ()), *callbacks.callbacks(options)]
+            own = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+            trainer.logger = callbacks.loggers(options) + [each for each in own if isinstance(each, Logger)]
+        else:
+            self.save_config_callback = None
+            trainer.logger = False
+        return super().instantiate_trainer(**kwargs)
+
+
+def _quiet(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning is about the run, not about products or devices nobody asked for."""
+    told = record.getMessage()
+    return not told.startswith(("\N{ELECTRIC LIGHT BULB}", "GPU available", "TPU available"))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; an error the user can mend ends in one sentence and exit code 2."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_quiet)
+    warnings.simplefilter("ignore", PossibleUserWarning)  # more workers than the config says
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec")  # Lightning's own use of torch
     try:
-        LightningCLI(
+        TrainingCLI(
             VAETask,
             FramesDataModule,
             args=arguments,
             seed_everything_default=0,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"enable_model_summary": False},
             parser_kwargs={"prog": "python -m training"},
         )
     except EdgevaeError as error:

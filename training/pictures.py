@@ -46,7 +46,7 @@ class Pictures(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         # Inside validation the module holds the averaged weights, where the run keeps such.
-        epoch = trainer.current_epoch
+        epoch = trainer.current_epoch + 1
         due = self._epoch in (-1, epoch) or epoch - self._epoch >= self.every_n_epochs
         if batch_idx or trainer.sanity_checking or not trainer.is_global_zero or not due:
             return

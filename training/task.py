@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from edgevae.errors import EdgevaeError
+from edgevae.files import write_json
 
 from . import checkpoint, models
-from .losses import LossOptions, vae_loss
-from .metrics import Reconstruction
+from .losses import Likelihood, Loss, LossOptions, vae_loss
+from .metrics import LatentFigures, Reconstruction
+from .models import Output
+from .runs import CHECKPOINTS, TESTED, RunOptions
 
 Batch = dict[str, Tensor]
 
 
 class TrainingError(EdgevaeError):
     """A run that cannot go on."""
+
+
+def seed() -> int:
+    """Of the run, as Lightning leaves it for every process."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 @dataclass
@@ -83,8 +96,12 @@ class VAETask(L.LightningModule):
         super().__init__()
         self.net = models.build(model, **(options or {}))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss, self.optimizer = loss or LossOptions(), optimizer or OptimizerOptions()
+        self.likelihood = Likelihood(loss or LossOptions())
+        self.optimizer = optimizer or OptimizerOptions()
+        self.run = RunOptions()  # the command line's, where there is one
         self.scores = torch.nn.ModuleDict()  # of name: Reconstruction
+        self.latents = LatentFigures()
+        self.losses = torch.nn.ModuleDict({name: MeanMetric() for name in ("loss", "nll", "kl")})
         self.provenance: dict[str, Any] = {"metrics": {}}
         self._elapsed_s = 0.0  # of training, over all resumptions
         self._tick_s: float | None = None
@@ -94,10 +111,7 @@ class VAETask(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if self.optimizer.weight_decay else torch.optim.Adam
         return kind(
-            self.net.parameters(),
-            lr=self.optimizer.lr,
-            weight_decay=self.optimizer.weight_decay,
-            fused=True,
+            self.parameters(), lr=self.optimizer.lr, weight_decay=self.optimizer.weight_decay, fused=True
         )
 
     def progress(self) -> float:
@@ -108,8 +122,30 @@ class VAETask(L.LightningModule):
             done = max(done, self._elapsed_s / (60 * self.optimizer.budget_min))
         return min(1.0, done)
 
+    def setup(self, stage: str) -> None:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        wanted, classes = self.net.condition_dim, datamodule.classes
+        if wanted and wanted != len(classes):
+            raise TrainingError(
+                f"the model is conditioned on {wanted} classes, the data has {len(classes)}"
+                f"{' (' + ', '.join(classes[:12]) + ')' if classes else ''}; set the model's number of "
+                "classes to the data's, or take sets with labels."
+            )
+
     def on_train_start(self) -> None:
         self._tick_s = None
+        size = self.net.input
+        parameters = sum(p.numel() for p in self.net.parameters())
+        rank_zero_info(
+            f"{self.net.name}: {parameters / 1e6:.2f} million parameters, {size.channels}x{size.height}x"
+            f"{size.width} to {self.net.latent_dim} numbers and back; the run goes to {self.run.folder}"
+        )
+
+    def on_train_epoch_start(self) -> None:
+        # An epoch's noise follows from the seed and its number: a run that is resumed repeats the one that
+        # was never stopped.
+        words = (seed(), self.current_epoch, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         now = time.monotonic()
@@ -119,33 +155,47 @@ class VAETask(L.LightningModule):
             group["lr"] = self.optimizer.lr * self.optimizer.factor(self.progress())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x = batch["input"].contiguous(memory_format=torch.channels_last)
-        out = self.net(x)
-        loss = vae_loss(
-            out.y,
-            out.mean,
-            out.std,
-            batch["target"],
-            batch["valid"],
-            batch["seen"],
-            self.loss,
-            self.trainer.global_step,
-        )
+        loss = self._loss(self._run(batch), batch, self.trainer.global_step)
         if not torch.isfinite(loss.total):
-            raise TrainingError(
-                f"the loss is {loss.total.item()} at step {self.trainer.global_step} (likelihood "
-                f"{loss.nll.item():.4g}, KL {loss.kl.item():.4g}); lower --model.optimizer.lr and resume "
-                "with --ckpt_path last."
-            )
-        sigmas = dict(zip(("color", "depth", "guessed"), loss.sigmas.tolist(), strict=True))
-        self.log("train/loss", loss.total.detach(), prog_bar=True, on_step=False, on_epoch=True)
-        self.log("train/kl", loss.kl, prog_bar=True, on_step=False, on_epoch=True)
-        self.log("train/nll", loss.nll, on_step=False, on_epoch=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=False, on_epoch=True)
-        for name, sigma in sigmas.items():
-            if math.isfinite(sigma):
-                self.log(f"train/sigma_{name}", sigma, on_step=False, on_epoch=True)
+            raise self._lost(f"the loss is {loss.total.item()}", loss)
+        self._last_loss = loss
+        shown = {"train/loss": loss.total.detach()}
+        if self.net.posterior:
+            shown["train/kl"] = loss.kl
+        self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
+        rest = {f"train/sigma_{name}": sigma for name, sigma in loss.sigmas.items()}
+        rest |= {"train/nll": loss.nll, "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        if self.net.posterior:
+            rest["train/kl_weight"] = self.likelihood.options.kl.weight(self.trainer.global_step)
+        self.log_dict(rest, on_step=False, on_epoch=True)
         return loss.total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before a gradient that is no number reaches the weights; every process sees the same one."""
+        if self.trainer.precision == "16-mixed":
+            return  # its scaler skips such steps and goes on with a smaller scale
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise self._lost(f"the gradient's norm is {norm.item()}", self._last_loss)
+
+    def _lost(self, what: str, loss: Loss) -> TrainingError:
+        last = Path(self.run.folder) / CHECKPOINTS / "last.ckpt"
+        kept = f"{last} is from before and whole; " if last.exists() else ""
+        return TrainingError(
+            f"{what} at step {self.trainer.global_step} (likelihood {loss.nll.item():.4g}, KL "
+            f"{loss.kl.item():.4g}); {kept}lower --model.optimizer.lr or set --trainer.gradient_clip_val"
+            f"{', and go on with --ckpt_path last' if kept else ''}."
+        )
+
+    def _run(self, batch: Batch) -> Output:
+        condition = None
+        if self.net.condition_dim:
+            condition = F.one_hot(batch["label"], self.net.condition_dim).float()
+        out: Output = self.net(batch["input"].contiguous(memory_format=torch.channels_last), condition)
+        return out
+
+    def _loss(self, out: Output, batch: Batch, step: int | None) -> Loss:
+        return vae_loss(self.likelihood, out, batch["target"], batch["valid"], batch["seen"], step)
 
     def on_train_epoch_end(self) -> None:
         if self.optimizer.budget_min and self.progress() >= 1.0:
@@ -169,19 +219,30 @@ class VAETask(L.LightningModule):
         return self.net.input.depth is not None
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._score(batch, dataloader_idx)
+        self._judge(self._score(batch, dataloader_idx), batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._score(batch, dataloader_idx)
+        self._judge(self._score(batch, dataloader_idx), batch)
         depth = self.net.input.depth
         if depth is not None:
             x = batch["input"].clone()
             x[:, 3] = depth.no_reading
             self._score(batch | {"input": x}, len(self.scores) // 2 + dataloader_idx)
 
-    def _score(self, batch: Batch, index: int) -> None:
-        y = self.net(batch["input"].contiguous(memory_format=torch.channels_last)).y
-        self._scores()[index].update(y, batch["target"], batch["valid"])
+    def _judge(self, out: Output, batch: Batch) -> None:
+        """The loss at the posterior mean, and what the latents carry."""
+        loss = self._loss(out, batch, None)
+        values = {"loss": loss.total, "nll": loss.nll}
+        if out.std is not None:
+            self.latents.update(out.mean, out.std)
+            values["kl"] = loss.kl
+        for name, value in values.items():
+            cast(MeanMetric, self.losses[name]).update(value, weight=len(batch["input"]))
+
+    def _score(self, batch: Batch, index: int) -> Output:
+        out = self._run(batch)
+        self._scores()[index].update(out.y, batch["target"], batch["valid"])
+        return out
 
     def _scores(self) -> list[Reconstruction]:
         return cast(list[Reconstruction], list(self.scores.values()))
@@ -190,9 +251,11 @@ class VAETask(L.LightningModule):
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        self._report("test")
+        metrics = self._report("test")
+        if self.trainer.is_global_zero:
+            write_json(Path(self.run.folder) / TESTED, metrics)
 
-    def _report(self, stage: str) -> None:
+    def _report(self, stage: str) -> dict[str, float]:
         """Figures of each set, and ``stage/mse_per_image``: their mean over all images with depth."""
         metrics: dict[str, float] = {}
         images = self.trainer.datamodule.held_images  # type: ignore[attr-defined]
@@ -204,14 +267,23 @@ class VAETask(L.LightningModule):
             if i < len(images):
                 total += images[i] * figures["mse_per_image"]
         metrics[f"{stage}/mse_per_image"] = total / sum(images)
+        for name in ("loss", "nll", *(("kl",) if self.net.posterior else ())):
+            metric = cast(MeanMetric, self.losses[name])
+            metrics[f"{stage}/{name}"] = float(metric.compute())
+            metric.reset()
+        if self.net.posterior:
+            metrics[f"{stage}/active_units"] = float(self.latents.compute()["active_units"])
+            self.latents.reset()
         self.log_dict(metrics)
         if not self.trainer.sanity_checking:
             self.provenance["metrics"] |= {
                 key.replace("/", "_"): round(value, 6) for key, value in metrics.items()
             }
+            epoch = f"epoch {self.trainer.current_epoch + 1}: " if stage == "val" else ""
             rank_zero_info(
-                f"epoch {self.trainer.current_epoch}: {stage} MSE per image {total / sum(images):.1f}"
+                f"{epoch}{stage} loss {metrics[f'{stage}/loss']:.2f}, MSE per image {total / sum(images):.1f}"
             )
+        return metrics
 
     # What a checkpoint holds beside the weights
 
@@ -221,7 +293,7 @@ class VAETask(L.LightningModule):
             | {
                 "data": self.trainer.datamodule.provenance(),  # type: ignore[attr-defined]
                 "command": "python -m training " + shlex.join(sys.argv[1:]),
-                "seed": int(torch.initial_seed()),
+                "seed": seed(),
                 "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
                 "epochs": self.trainer.current_epoch + 1,
                 "training_minutes": round(self._elapsed_s / 60, 1),

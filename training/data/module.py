@@ -110,6 +110,8 @@ class FramesDataModule(L.LightningDataModule):
         self.augment = augment or AugmentOptions()
         self.names: list[str] = []
         self.held_images: list[int] = []
+        self.classes: list[str] = []
+        self.spec: InputSpec | None = None  # what frames are packed for; None: what the trainer's model takes
         self._opened: list[FrameSet] = []
 
     def setup(self, stage: str) -> None:
@@ -143,8 +145,15 @@ class FramesDataModule(L.LightningDataModule):
         return entries
 
     def _spec(self) -> InputSpec:
+        if self.spec is not None:
+            return self.spec
         assert self.trainer is not None
         return cast(InputSpec, self.trainer.lightning_module.net.input)  # type: ignore[union-attr]
+
+    def held(self, name: str) -> Frames:
+        """The held-out frames of a set of ``names``."""
+        frames = next(frames for frames in self._opened if frames.options.name == name)
+        return Frames(frames, frames.split()[1], self._spec())
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         parts, weights = [], []
