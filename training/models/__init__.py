@@ -12,11 +12,26 @@ from edgevae import model_file
 from edgevae.errors import EdgevaeError
 
 from .base import VAE, Output
+from .conv import conv_autoencoder, conv_vae
+from .frey import frey_vae
+from .fully_connected import beta_vae, conditional_vae, fc_vae
 from .rgbd import rgbd_vae
+from .transition import transition_vae
+from .vgg import vgg_vae
 
 __all__ = ["REGISTRY", "VAE", "Output", "build"]
 
-REGISTRY: dict[str, Callable[..., VAE]] = {"rgbd-vae": rgbd_vae}
+REGISTRY: dict[str, Callable[..., VAE]] = {
+    "rgbd-vae": rgbd_vae,
+    "fc-vae": fc_vae,
+    "conditional-vae": conditional_vae,
+    "vgg-vae": vgg_vae,
+    "transition-vae": transition_vae,
+    "conv-autoencoder": conv_autoencoder,
+    "conv-vae": conv_vae,
+    "frey-vae": frey_vae,
+    "beta-vae": beta_vae,
+}
 
 
 def build(name: str, **options: Any) -> VAE:

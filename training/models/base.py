@@ -6,7 +6,7 @@ Its two halves are sequential layers, each of which has its counterpart in the m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -163,14 +163,30 @@ def input_spec(
 
 
 def check_numbers(**options: Any) -> None:
-    """Check that options are whole numbers of at least 1, or lists of such.
+    """Check that options are whole numbers of at least 1.
 
     Raises:
         EdgevaeError: one is not.
     """
     for name, value in options.items():
-        several = isinstance(value, (list, tuple))
-        numbers = list(value) if several else [value]
-        if not numbers or any(type(n) is not int or not 1 <= n <= model_file.MAX_VECTOR for n in numbers):
-            wanted = "a list of whole numbers" if several else "a whole number"
-            raise EdgevaeError(f"{name} is {value!r}, wanted {wanted} from 1 to {model_file.MAX_VECTOR}.")
+        if not _whole(value):
+            raise EdgevaeError(
+                f"{name} is {value!r}, wanted a whole number from 1 to {model_file.MAX_VECTOR}."
+            )
+
+
+def numbers(name: str, values: Sequence[int]) -> list[int]:
+    """An option that is a list of whole numbers of at least 1.
+
+    Raises:
+        EdgevaeError: it is not.
+    """
+    if not isinstance(values, (list, tuple)) or not values or not all(map(_whole, values)):
+        raise EdgevaeError(
+            f"{name} is {values!r}, wanted a list of whole numbers from 1 to {model_file.MAX_VECTOR}."
+        )
+    return list(values)
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and 1 <= value <= model_file.MAX_VECTOR  # bool is a subclass of int

@@ -1,0 +1,56 @@
+"""The scene-transition VAE: halvings until a handful of cells is left, whatever the size, and back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from . import blocks
+from .base import VAE, Size, check_numbers, input_spec
+
+SMALLEST = 7  # cells along the shorter side where the halvings end; from 64 to 1024 that is 4
+
+
+def transition_vae(
+    *,
+    width: int = 32,
+    max_width: int = 256,
+    latent_dim: int = 2,
+    channels: int = 1,
+    size: Size = 64,
+    color: str = "fixed",
+    depth: dict[str, Any] | None = None,
+) -> VAE:
+    """VAE of convolutions and transposed convolutions for sizes from 28 to 1024 pixels.
+
+    The reference's: convolutional encoder, decoder of transposed convolutions, a latent of 2, grey. Ours:
+
+    * as many halvings as leave 4 to 7 cells along the shorter side, so that the linear layers have the same
+      size at 64 and at 1024 pixels instead of growing with the picture;
+    * channels double from ``width`` to ``max_width``, and each halving quarters the pixels: the first layers
+      take most of the memory;
+    * BatchNorm after every convolution but the last: neither a signal nor its gradient fades over sixteen
+      layers, which is what makes deep plain networks answer with one black picture.
+
+    Args:
+        width: channels after the first halving.
+        max_width: channels from which on they double no more.
+        latent_dim: length of the latent.
+        channels, size, color, depth: as for ``base.input_spec``.
+    """
+    check_numbers(width=width, max_width=max_width, latent_dim=latent_dim)
+    spec = input_spec(channels, size, color, depth)
+    times = max(1, (min(spec.height, spec.width) // (SMALLEST + 1)).bit_length())
+    sizes = blocks.halvings(spec.height, spec.width, times)
+    widths = [channels, *(min(max_width, width << i) for i in range(times))]
+    encoder: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        encoder += [blocks.halve(n_in, n_out), nn.BatchNorm2d(n_out), nn.LeakyReLU(0.2)]
+    flat = blocks.numbers_in(widths[-1], sizes[-1])
+    encoder += [nn.Flatten(), nn.Linear(flat, 2 * latent_dim)]
+    decoder = blocks.transposed_decoder(
+        latent_dim, widths[::-1], sizes[::-1], lambda n: [nn.BatchNorm2d(n), nn.LeakyReLU(0.2)]
+    )
+    return VAE("transition-vae", encoder, decoder, spec, latent_dim)
