@@ -123,8 +123,9 @@ def to_native(
     """Write the model file that ``edgevae.load`` reads (``docs/model-file.md``), BatchNorm folded.
 
     Args:
-        module_or_ckpt: a module with ``encoder`` and ``decoder`` (``nn.Sequential``) and ``document()``, as
-            ``training.models.build`` gives, or the path of a checkpoint.
+        module_or_ckpt: a module with ``encoder`` and ``decoder`` (``nn.Sequential``; ``torch_layers.Chain``
+            in a conditional model) and ``document()``, as ``training.models.build`` gives, or the path of a
+            checkpoint.
         path: the file to write; one that exists is replaced.
         precision: "fp32" or "fp16" storage.
         frames: frames for the parity check: a source URI, frames, or packed float32 (N, C, h, w);
@@ -141,9 +142,9 @@ def to_native(
     from .model import load
 
     x = _packed(reference, frames)
-    example = _tensor(x[:1])
-    encoder, tensors = torch_layers.walk("encoder", reference.encoder, example)
-    decoder, more = torch_layers.walk("decoder", reference.decoder, reference.encode(example))
+    example = [_tensor(array[:1]) for array in (x, *_condition(reference, len(x)))]
+    encoder, tensors = torch_layers.walk("encoder", reference.encoder, *example)
+    decoder, more = torch_layers.walk("decoder", reference.decoder, reference.encode(*example), *example[1:])
     document = {
         "format_version": model_file.FORMAT_VERSION,
         **reference.document,
@@ -173,8 +174,9 @@ def to_torchscript(
     """Write one frozen ScriptModule with two methods, for ``torch.jit.load`` without this package.
 
     ``encode(x)``: float32 (N, C, h, w) in [-1, 1] to the posterior mean (N, latent_dim).
-    ``decode(z)``: (N, latent_dim) to (N, C, h, w). The model's document (sizes, depth encoding, provenance)
-    travels as the extra file ``edgevae.json``.
+    ``decode(z)``: (N, latent_dim) to (N, C, h, w). A conditional model's take its condition (N, k), too:
+    ``encode(x, condition)``, ``decode(z, condition)``. The model's document (sizes, depth encoding,
+    provenance) travels as the extra file ``edgevae.json``.
 
     Args and errors are those of :func:`to_native`, without ``precision``.
     """
@@ -184,7 +186,7 @@ def to_torchscript(
 
     x = _packed(reference, frames)
     with _written([path]) as (temporary,):
-        frozen = torchscript(reference, _tensor(x[:1]))
+        frozen = torchscript(reference, *(_tensor(a[:1]) for a in (x, *_condition(reference, len(x)))))
         document = json.dumps(reference.document)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -192,8 +194,8 @@ def to_torchscript(
             written = torch.jit.load(str(temporary))  # type: ignore[no-untyped-call]
         errors = _compare(
             reference,
-            lambda x: _array(written.encode(_tensor(x))),
-            lambda z: _array(written.decode(_tensor(z))),
+            lambda *arrays: _array(written.encode(*map(_tensor, arrays))),
+            lambda *arrays: _array(written.decode(*map(_tensor, arrays))),
             x,
             LIMITS["fp32"],
         )
@@ -227,7 +229,8 @@ def to_onnx(
     """Write two ONNX models, ``NAME.encoder.onnx`` and ``NAME.decoder.onnx`` for ``NAME.onnx``.
 
     The encoder takes ``x`` float32 (N, C, h, w) in [-1, 1] and gives ``mean`` (N, latent_dim); the decoder
-    takes ``z`` (N, latent_dim) and gives ``x``. N is free. Both carry the model's document (sizes, depth
+    takes ``z`` (N, latent_dim) and gives ``x``. Of a conditional model both take ``condition`` (N, k) as a
+    second input. N is free. Both carry the model's document (sizes, depth
     encoding, provenance) as the metadata property ``edgevae``.
 
     Args and errors are those of :func:`to_native`, without ``precision``.
@@ -243,19 +246,23 @@ def to_onnx(
 
     x = _packed(reference, frames)
     # Two samples: a batch of one would be taken for a constant.
-    example = _tensor(np.resize(x, (2, *x.shape[1:])))
+    example, *condition = (
+        _tensor(np.resize(array, (2, *array.shape[1:]))) for array in (x, *_condition(reference, len(x)))
+    )
     with _written(files) as temporaries:
-        _write_onnx(Encode(reference), example, ("x", "mean"), temporaries[0], reference.document)
-        z = reference.encode(example)
-        _write_onnx(reference.decoder, z, ("z", "x"), temporaries[1], reference.document)
+        _write_onnx(
+            Encode(reference), (example, *condition), ("x", "mean"), temporaries[0], reference.document
+        )
+        z = reference.encode(example, *condition)
+        _write_onnx(reference.decoder, (z, *condition), ("z", "x"), temporaries[1], reference.document)
         encoder, decoder = (
             onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
             for file in temporaries
         )
         errors = _compare(
             reference,
-            lambda x: encoder.run(None, {"x": x})[0],
-            lambda z: decoder.run(None, {"z": z})[0],
+            lambda *arrays: encoder.run(None, dict(zip(("x", "condition"), arrays, strict=False)))[0],
+            lambda *arrays: decoder.run(None, dict(zip(("z", "condition"), arrays, strict=False)))[0],
             x,
             LIMITS["fp32"],
         )
@@ -264,11 +271,12 @@ def to_onnx(
 
 def _write_onnx(
     module: torch.nn.Module,
-    example: torch.Tensor,
+    example: tuple[torch.Tensor, ...],
     names: tuple[str, str],
     path: Path,
     document: dict[str, Any],
 ) -> None:
+    """One half, with the inputs ``names[0]`` and, where ``example`` has a second tensor, "condition"."""
     import torch
 
     # The exporter warns of its own insides, and of packages that it could do without.
@@ -280,12 +288,12 @@ def _write_onnx(
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
-                (example,),
+                example,
                 dynamo=True,
                 verbose=False,
-                input_names=[names[0]],
+                input_names=[names[0], "condition"][: len(example)],
                 output_names=[names[1]],
-                dynamic_shapes=({0: torch.export.Dim("N")},),
+                dynamic_shapes=tuple({0: torch.export.Dim("N")} for _ in example),
             )
     except Exception as error:  # the exporter has a dozen types of its own
         reason = " ".join(str(error).split())[:300]
@@ -348,12 +356,27 @@ def _reference(module_or_ckpt: Any) -> TorchModel:
             ".encoder, .decoder and .document(), as training.models.build gives."
         )
     described = document()
-    for key in ("input", "latent_dim", "color", "depth"):
+    for key in ("input", "latent_dim", "condition_dim", "color", "depth"):
         if key not in described:
             raise ExportError(
                 f"document() has no key '{key}', wanted all of docs/model-file.md but the layers."
             )
+    if described["condition_dim"] and nn.Sequential in (type(encoder), type(decoder)):
+        raise ExportError(
+            "a half of this conditional model is an nn.Sequential, which takes no condition; wanted "
+            "edgevae.torch_layers.Chain with a ConcatCondition."
+        )
     return TorchModel(described, copy.deepcopy(encoder), copy.deepcopy(decoder))
+
+
+def _condition(model: TorchModel, count: int) -> list[FloatArray]:
+    """Conditions for the parity check, float32 (count, k), the classes in turn; nothing without any."""
+    size = int(model.document["condition_dim"])
+    if not size:
+        return []
+    condition = np.zeros((count, size), np.float32)
+    condition[np.arange(count), np.arange(count) % size] = 1
+    return [condition]
 
 
 def _packed(model: TorchModel, frames: str | Iterable[Frame] | FloatArray | None) -> FloatArray:
@@ -392,28 +415,32 @@ def _frames(frames: str | Iterable[Frame] | None) -> Iterator[Frame]:
 
 def _compare(
     reference: TorchModel,
-    encode: Callable[[FloatArray], FloatArray],
-    decode: Callable[[FloatArray], FloatArray],
+    encode: Callable[..., FloatArray],
+    decode: Callable[..., FloatArray],
     x: FloatArray,
     limits: Limits,
 ) -> tuple[float, float]:
     """Run both on ``x``, one frame at a time and two at once; return the errors or refuse.
 
     ``encode`` gives the means (N, latent_dim), or the whole head with the raw scales behind them.
-    Latents of the frames and others drawn from the prior are decoded.
+    Latents of the frames and others drawn from the prior are decoded. A conditional model's take the
+    condition as a second argument.
     """
     dim = reference.latent_dim
     generator = np.random.default_rng(0)
     latent_error = decoded_error = 0.0
-    for batch in [*np.split(x, len(x)), x[:2]]:
-        wanted = _array(reference.encoder(_tensor(batch)))
-        got = encode(batch)
+    conditions = _condition(reference, len(x))
+    for rows in [*(slice(i, i + 1) for i in range(len(x))), slice(0, 2)]:
+        batch, condition = x[rows], [array[rows] for array in conditions]
+        given = [_tensor(array) for array in condition]
+        wanted = _array(reference.encoder(_tensor(batch), *given))
+        got = encode(batch, *condition)
         for half in range(got.shape[1] // dim):
             part = slice(half * dim, (half + 1) * dim)
             latent_error = max(latent_error, relative_error(got[:, part], wanted[:, part]))
         for z in (wanted[:, :dim], generator.standard_normal((len(batch), dim))):
             z = np.ascontiguousarray(z, np.float32)
-            difference = np.abs(decode(z) - _array(reference.decode(_tensor(z))))
+            difference = np.abs(decode(z, *condition) - _array(reference.decode(_tensor(z), *given)))
             decoded_error = max(decoded_error, float(difference.max()))
             if np.isnan(difference).any():
                 decoded_error = float("inf")

@@ -121,7 +121,12 @@ class Model:
         )
 
     def encode(
-        self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None = None, *, depth_scale: float = 0.001
+        self,
+        rgb: npt.NDArray[np.uint8],
+        depth: npt.NDArray[Any] | None = None,
+        *,
+        condition: npt.ArrayLike | None = None,
+        depth_scale: float = 0.001,
     ) -> FloatArray:
         """The posterior mean of one frame or a batch.
 
@@ -129,6 +134,7 @@ class Model:
             rgb: uint8 (H, W, 3) or (N, H, W, 3), R G B, of any size.
             depth: uint16 in units of ``depth_scale`` metres, or float32 metres, (H, W) or (N, H, W),
                 registered to colour; 0, NaN and infinity mean no reading. None: no depth at all.
+            condition: of a conditional model, (k,) for all frames or (N, k), one a frame; a class is one-hot.
             depth_scale: metres per unit of a uint16 depth (millimetres unless told otherwise).
 
         Returns:
@@ -136,21 +142,27 @@ class Model:
 
         Raises:
             FrameError: wrong dtype, shape or size.
+            EdgevaeError: no condition where the model wants one, another shape, or one it does not take.
         """
-        return self._heads(rgb, depth, depth_scale, self.spec.latent_dim)
+        return self._heads(rgb, depth, condition, depth_scale, self.spec.latent_dim)
 
     def posterior(
-        self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None = None, *, depth_scale: float = 0.001
+        self,
+        rgb: npt.NDArray[np.uint8],
+        depth: npt.NDArray[Any] | None = None,
+        *,
+        condition: npt.ArrayLike | None = None,
+        depth_scale: float = 0.001,
     ) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the posterior, each shaped as :meth:`encode` returns.
 
         Raises:
             FrameError: wrong dtype, shape or size.
-            EdgevaeError: the model is a plain autoencoder and has no posterior.
+            EdgevaeError: the model is a plain autoencoder and has no posterior, or as :meth:`encode`.
         """
         if self.spec.posterior is None:
             raise EdgevaeError(f"{self.spec.name} has no posterior (a plain autoencoder); use encode().")
-        heads = self._heads(rgb, depth, depth_scale, 2 * self.spec.latent_dim)
+        heads = self._heads(rgb, depth, condition, depth_scale, 2 * self.spec.latent_dim)
         mean, raw = np.split(heads, 2, axis=-1)
         epsilon = self.spec.posterior["epsilon"]
         wide = raw.astype(np.float64)
@@ -164,35 +176,38 @@ class Model:
             FrameError: the frame's arrays were replaced by wrong ones after it was made.
             EdgevaeError: the model wants a condition.
         """
-        self._check_no_condition()
+        self._conditions(None, 1)
         rgb, depth, scale = checked_arrays(frame.rgb, frame.depth, frame.depth_scale)
         z, packing_s, running_s = self._encoder.encode_frame(
             rgb, depth, scale, False, self._native_input, self.spec.latent_dim
         )
         return Encoded(z, packing_s * 1e3, running_s * 1e3)
 
-    def decode(self, z: npt.NDArray[np.float32]) -> Decoded:
+    def decode(self, z: npt.NDArray[np.float32], *, condition: npt.ArrayLike | None = None) -> Decoded:
         """Frames from latents (latent_dim,) or (N, latent_dim), at the network's size.
+
+        Args:
+            z: the latents.
+            condition: of a conditional model, (k,) for all latents or (N, k), one a latent.
 
         Raises:
             LatentError: wrong length, or numbers that are not finite.
+            EdgevaeError: no condition where the model wants one, another shape, or one it does not take.
         """
         z = self._check_latent(z)
         if not np.isfinite(z).all():
             raise LatentError("the latent holds NaN or infinity; nothing can be decoded from it.")
         batch = z if z.ndim == 2 else z[None]
-        self._check_no_condition()
+        conditions = self._conditions(condition, len(batch))
         try:
-            rgb, depth = self._decoder.decode_frames(batch, None, self._native_input)
+            rgb, depth = self._decoder.decode_frames(batch, conditions, self._native_input)
         except ValueError as error:
             raise LatentError(str(error)) from None
         if z.ndim == 2:
             return Decoded(rgb, depth)
         return Decoded(rgb[0], None if depth is None else depth[0])
 
-    def encode_tensor(
-        self, x: npt.NDArray[np.float32], condition: npt.NDArray[np.float32] | None = None
-    ) -> FloatArray:
+    def encode_tensor(self, x: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None) -> FloatArray:
         """The posterior mean of (N, C, h, w) in the network's range: (N, latent_dim).
 
         Raises:
@@ -203,35 +218,39 @@ class Model:
     def encode_heads(
         self,
         x: npt.NDArray[np.float32],
-        condition: npt.NDArray[np.float32] | None = None,
+        condition: npt.ArrayLike | None = None,
         outputs: int | None = None,
     ) -> FloatArray:
         """What the encoder's last layer gives, means then raw scales; the first ``outputs`` of them.
 
         Raises:
             FrameError: another shape than the network's, or no numbers.
+            EdgevaeError: the condition, as :meth:`encode`.
         """
         try:
             array = np.asarray(x)
             if array.dtype.kind in "fiu":
-                return self._encoder.run(array.astype(np.float32, copy=False), condition, outputs)
+                conditions = self._conditions(condition, len(np.atleast_1d(array)))
+                return self._encoder.run(array.astype(np.float32, copy=False), conditions, outputs)
             got = f"{array.dtype} {array.shape}"
+        except EdgevaeError:  # is a ValueError, too
+            raise
         except ValueError as error:
             raise FrameError(str(error)) from None
         size = self.spec.input
         raise FrameError(f"input is {got}, wanted float32 (N, {size.channels}, {size.height}, {size.width}).")
 
-    def decode_tensor(
-        self, z: npt.NDArray[np.float32], condition: npt.NDArray[np.float32] | None = None
-    ) -> FloatArray:
+    def decode_tensor(self, z: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None) -> FloatArray:
         """(N, latent_dim) to (N, C, h, w) in the network's range.
 
         Raises:
             LatentError: another shape than (N, latent_dim).
+            EdgevaeError: the condition, as :meth:`decode`.
         """
-        z = self._check_latent(z)
+        z = np.atleast_2d(self._check_latent(z))
+        conditions = self._conditions(condition, len(z))
         try:
-            return self._decoder.run(z if z.ndim == 2 else z[None], condition)
+            return self._decoder.run(z, conditions)
         except ValueError as error:
             raise LatentError(str(error)) from None
 
@@ -242,30 +261,61 @@ class Model:
         return pack(rgb, depth, self.spec.input, depth_scale=depth_scale)
 
     def _heads(
-        self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None, depth_scale: float, outputs: int
+        self,
+        rgb: npt.NDArray[np.uint8],
+        depth: npt.NDArray[Any] | None,
+        condition: npt.ArrayLike | None,
+        depth_scale: float,
+        outputs: int,
     ) -> FloatArray:
-        self._check_no_condition()
         if isinstance(rgb, np.ndarray) and rgb.ndim == 4:
             if depth is not None and (not isinstance(depth, np.ndarray) or len(depth) != len(rgb)):
                 got = len(depth) if isinstance(depth, np.ndarray) else type(depth).__name__
                 raise FrameError(f"{len(rgb)} colour images came with depth for {got}; wanted as many.")
+            conditions = self._conditions(condition, len(rgb))
             if len(rgb) == 0:
                 return np.zeros((0, outputs), np.float32)
             packed = [
                 self.pack(image, None if depth is None else depth[i], depth_scale=depth_scale)
                 for i, image in enumerate(rgb)
             ]
-            return self._encoder.run(np.stack(packed), None, outputs)
+            return self._encoder.run(np.stack(packed), conditions, outputs)
+        conditions = self._conditions(condition, 1)
         rgb, depth, depth_scale = checked_arrays(rgb, depth, depth_scale)
-        z, _, _ = self._encoder.encode_frame(rgb, depth, depth_scale, False, self._native_input, outputs)
-        return z
-
-    def _check_no_condition(self) -> None:
-        if self.spec.condition_dim:
-            raise EdgevaeError(
-                f"{self.spec.name} wants a condition of {self.spec.condition_dim} numbers; use "
-                "encode_tensor(x, condition) and decode_tensor(z, condition)."
+        head: FloatArray
+        if conditions is None:
+            head, _, _ = self._encoder.encode_frame(
+                rgb, depth, depth_scale, False, self._native_input, outputs
             )
+        else:
+            x = self.pack(rgb, depth, depth_scale=depth_scale)
+            head = self._encoder.run(x[None], conditions, outputs)[0]
+        return head
+
+    def _conditions(self, condition: npt.ArrayLike | None, count: int) -> FloatArray | None:
+        """The condition of each of ``count`` rows, (count, k); None for a model without."""
+        name, wanted = self.spec.name, self.spec.condition_dim
+        if condition is None:
+            if wanted == 0:
+                return None
+            raise EdgevaeError(
+                f"{name} wants a condition of {wanted} numbers, which neither frames nor latents carry; "
+                "give it to encode, posterior or decode in Python: condition=..."
+            )
+        if wanted == 0:
+            raise EdgevaeError(f"{name} takes no condition; wanted condition=None.")
+        try:
+            array = np.asarray(condition)
+            got = f"{array.dtype} {array.shape}"
+        except ValueError:
+            array, got = np.asarray(None), "rows of different lengths"
+        if array.dtype.kind not in "fiub" or array.shape not in ((wanted,), (count, wanted)):
+            raise EdgevaeError(
+                f"condition is {got}, wanted float32 ({wanted},) or ({count}, {wanted}) for {name}."
+            )
+        if not np.isfinite(array).all():
+            raise EdgevaeError("the condition holds NaN or infinity, wanted finite numbers.")
+        return np.ascontiguousarray(np.broadcast_to(array, (count, wanted)), np.float32)
 
     def _check_latent(self, z: object) -> FloatArray:
         wanted = self.spec.latent_dim

@@ -53,8 +53,8 @@ class Encode(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.encode(x)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.model.encode(x) if condition is None else self.model.encode(x, condition)
 
 
 def load(path: str | os.PathLike[str], *, mean_only: bool = False) -> TorchModel:
