@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_model import tiny_document
 
 import edgevae
-from edgevae import _core
+from edgevae import _core, model_file
+from edgevae.errors import EdgevaeError
 from edgevae.frame import Frame
 
 
@@ -205,6 +207,86 @@ def test_wrong_frames_are_refused(model: edgevae.Model, frame: Frame) -> None:
         model.encode_tensor(np.zeros((1, 3, 32, 32), np.float32))
     with pytest.raises(edgevae.FrameError, match="pose"):
         Frame(frame.rgb, pose=np.eye(3))
+
+
+@pytest.fixture
+def conditional(tmp_path: Path) -> edgevae.Model:
+    path = tmp_path / "conditional.safetensors"
+    model_file.write(path, *tiny_document(condition=3))
+    return edgevae.load(path, threads=1)
+
+
+def test_a_condition_goes_to_encoder_and_decoder(conditional: edgevae.Model, frame: Frame) -> None:
+    cat, dog = np.eye(3, dtype=np.float32)[:2]
+    rgb, depth = frame.rgb, frame.depth
+    z = conditional.encode(rgb, depth, condition=cat)
+    assert z.shape == (8,)
+    x = conditional.pack(rgb, depth)[None]
+    np.testing.assert_allclose(conditional.encode_tensor(x, cat[None])[0], z, rtol=1e-5, atol=1e-6)
+    assert np.abs(conditional.encode(rgb, depth, condition=dog) - z).max() > 1e-3
+    mean, std = conditional.posterior(rgb, depth, condition=cat)
+    np.testing.assert_allclose(mean, z, rtol=1e-6, atol=1e-7)
+    assert (std > 0).all()
+    # A label may come as a list, as whole numbers or as truth values
+    np.testing.assert_array_equal(conditional.encode(rgb, depth, condition=[True, False, False]), z)
+
+    out = conditional.decode(z, condition=cat)
+    assert out.rgb.shape == (32, 32, 3)
+    image = conditional.decode_tensor(z, cat)[0, :3].transpose(1, 2, 0)
+    np.testing.assert_array_equal(out.rgb, np.rint((image + 1) * 127.5).astype(np.uint8))
+    assert (conditional.decode(z, condition=dog).rgb != out.rgb).any()
+
+
+def test_conditions_of_a_batch(conditional: edgevae.Model, rng: np.random.Generator) -> None:
+    frames = rng.integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    each = np.eye(3, dtype=np.float32)
+    z = conditional.encode(frames, condition=each)
+    for i, frame in enumerate(frames):
+        np.testing.assert_allclose(conditional.encode(frame, condition=each[i]), z[i], rtol=1e-5, atol=1e-6)
+    same = conditional.encode(frames, condition=each[1])
+    np.testing.assert_allclose(same[1], z[1], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(same, conditional.encode(frames, condition=each[[1, 1, 1]]))
+    pictures = conditional.decode(z, condition=each).rgb
+    for i in range(3):
+        np.testing.assert_array_equal(conditional.decode(z[i], condition=each[i]).rgb, pictures[i])
+    assert conditional.encode(frames[:0], condition=each[:0]).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        (None, "wants a condition of 3 numbers"),
+        (np.zeros(2), r"float64 \(2,\), wanted float32 \(3,\) or \(2, 3\)"),
+        (np.zeros((3, 3)), r"\(3, 3\), wanted"),
+        (np.zeros((1, 3)), r"\(1, 3\), wanted"),
+        (1, r"\(\), wanted"),
+        ("cat", "wanted float32"),
+        ([[1, 0, 0], [1, 0]], "rows of different lengths"),
+        ([np.nan, 0, 0], "NaN"),
+    ],
+)
+def test_wrong_conditions_are_refused(conditional: edgevae.Model, condition: object, words: str) -> None:
+    frames, z = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8), np.float32)
+    x = np.zeros((2, 4, 32, 32), np.float32)
+    for call in (conditional.encode, conditional.posterior):
+        with pytest.raises(EdgevaeError, match=words):
+            call(frames, condition=condition)  # type: ignore[operator]
+    for call, array in (
+        (conditional.decode, z),
+        (conditional.encode_tensor, x),
+        (conditional.decode_tensor, z),
+    ):
+        with pytest.raises(EdgevaeError, match=words):
+            call(array, condition=condition)  # type: ignore[operator]
+
+
+def test_a_frame_carries_no_condition(conditional: edgevae.Model, model: edgevae.Model, frame: Frame) -> None:
+    with pytest.raises(EdgevaeError, match="wants a condition of 3 numbers"):
+        conditional.encode_frame(frame)
+    with pytest.raises(EdgevaeError, match="takes no condition"):
+        model.encode(frame.rgb, frame.depth, condition=np.zeros(3))
+    with pytest.raises(EdgevaeError, match="takes no condition"):
+        model.decode(np.zeros(8, np.float32), condition=np.zeros(3))
 
 
 def test_wrong_arguments_of_load(tiny_model_path: Path, tmp_path: Path) -> None:
