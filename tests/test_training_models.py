@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -109,16 +112,202 @@ def test_document_is_one_the_model_file_takes(options: dict[str, object]) -> Non
     model_file.validate(document | rest, tensors)
 
 
+# Each model of the registry, small, at sizes that no halving divides.
+SMALL: dict[str, dict[str, Any]] = {
+    "rgbd-vae": {"width": 2, "latent_dim": 3, "size": [32, 64]},
+    "fc-vae": {"hidden": [9, 7], "latent_dim": 3, "size": [5, 7], "channels": 3},
+    "conditional-vae": {"hidden": [9], "condition_dim": 3, "size": [7, 5], "channels": 4},
+    "vgg-vae": {"widths": [3, 4], "block_depth": 2, "latent_dim": 3, "size": [9, 14]},
+    "transition-vae": {"width": 5, "min_width": 3, "size": [29, 43], "channels": 3},
+    "conv-autoencoder": {"widths": [3, 4, 2], "latent_dim": 3, "size": [17, 22]},
+    "conv-vae": {"widths": [3, 4, 2], "latent_dim": 3, "size": [22, 15], "channels": 4},
+    "frey-vae": {"widths": [3, 4], "latent_dim": 3, "size": [11, 6]},
+    "beta-vae": {"hidden": [9], "latent_dim": 3, "size": [7, 8]},
+}
+
+
+def batch(net: training.models.VAE, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Pictures of noise, and a class for each where the model wants one."""
+    x = torch.rand(count, net.input.channels, net.input.height, net.input.width) * 2 - 1
+    if not net.condition_dim:
+        return x, None
+    return x, torch.eye(net.condition_dim)[torch.arange(count) % net.condition_dim]
+
+
+@pytest.mark.parametrize("name", training.models.REGISTRY)
+def test_every_model_trains_a_step(name: str) -> None:
+    torch.manual_seed(0)
+    net = training.models.build(name, **SMALL[name])
+    assert net.name == name
+    assert net.options == SMALL[name]
+    x, condition = batch(net, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-5)
+    losses = []
+    for _ in range(3):
+        torch.manual_seed(1)  # the same noise in each step, so that the loss has to fall
+        out = net.train()(x, condition)
+        loss = (out.y - x).square().sum()
+        if out.std is not None:
+            loss = loss + (0.5 * (out.mean.square() + out.std.square() - 1) - out.std.log()).sum()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        gradients = [parameter.grad for parameter in net.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+        optimizer.step()
+    assert losses[2] < losses[1] < losses[0]
+
+    assert out.y.shape == out.raw.shape == x.shape
+    assert out.mean.shape == (4, net.latent_dim)
+    assert (out.std is None) == (net.posterior is None) == (name == "conv-autoencoder")
+    # What a Bernoulli likelihood takes for its logit
+    torch.testing.assert_close((out.y + 1) / 2, torch.sigmoid(2 * out.raw), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        mean, std = net.eval().posterior_of(x, condition)
+        out = net(x, condition)
+        torch.testing.assert_close(out.y, net.decode(mean, condition))
+        torch.testing.assert_close(out.y, net.decoder(mean, condition))
+        head = net.encoder(x, condition)
+    if std is not None:
+        raw = head[:, net.latent_dim :]
+        wanted = torch.log1p(raw.exp()) if net.posterior == "softplus" else raw.exp().sqrt()
+        torch.testing.assert_close(std, wanted + 1e-5)
+    torch.testing.assert_close(mean, head[:, : net.latent_dim])
+
+
+@pytest.mark.parametrize("size", [1, 2, 27, 28, 29, (30, 21), 64])
+def test_sizes_work_or_say_which_do(size: int | tuple[int, int]) -> None:
+    small = {"latent_dim": 2, "channels": 1, "size": size}
+    options = {
+        "fc-vae": {"hidden": [3]},
+        "vgg-vae": {"widths": [2, 2], "block_depth": 1},
+        "transition-vae": {"width": 2, "min_width": 1},
+        "conv-vae": {"widths": [2, 2, 2]},
+        "frey-vae": {"widths": [2, 2, 2]},
+    }
+    for name, more in options.items():
+        try:
+            net = training.models.build(name, **small, **more)
+        except EdgevaeError as error:
+            assert size in (1, 2)
+            assert "wanted at least" in str(error)  # noqa: PT017
+        else:
+            x, _ = batch(net, 2)
+            assert net(x).y.shape == x.shape
+
+
+def count(parameters: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in parameters.parameters())
+
+
+def dense(*sizes: int) -> int:
+    """Weights and biases of linear layers, one after the other."""
+    return sum(i * o + o for i, o in pairwise(sizes))
+
+
+def test_defaults_have_the_published_sizes() -> None:
+    """Counted by hand from the references' layers: weights, biases, two numbers a channel of BatchNorm."""
+    frey = sum(9 * i * o + o for i, o in ((1, 32), (32, 64), (64, 128))) + dense(768, 40) + dense(20, 768)
+    frey += (128 * 5 * 5 * 64 + 64) + (64 * 4 * 4 * 32 + 32) + (32 * 4 * 4 * 1 + 1)  # 3x2, 7x5, 14x10, 28x20
+    conv = sum(16 * i * o + o for i, o in ((3, 12), (12, 24), (24, 6))) + dense(256, 864)
+    conv += (6 * 5 * 5 * 24 + 24) + (24 * 4 * 4 * 12 + 12) + (12 * 4 * 4 * 3 + 3)  # 12, 25, 50, 100
+    vgg = (9 * 16 + 3 * 16) + 31 * (9 * 16 * 16 + 3 * 16) + dense(784, 800) + dense(400, 784)
+    vgg += (16 * 4 * 4 * 16 + 3 * 16) + (16 * 4 * 4 * 1 + 1)  # 7, 14, 28
+    down = sum(16 * i * o + 3 * o for i, o in ((1, 32), (32, 64), (64, 128), (128, 256)))
+    up = sum(16 * i * o + 3 * o for i, o in ((256, 128), (128, 64), (64, 32))) + 16 * 32 + 1
+    by_hand = {
+        "fc-vae": dense(784, 100, 20) + dense(10, 100, 784),
+        "conditional-vae": dense(784 + 10, 512, 256, 4) + dense(2 + 10, 256, 512, 784),
+        "vgg-vae": vgg,
+        "transition-vae": down + dense(4096, 4) + dense(2, 4096) + up,
+        "conv-autoencoder": conv + dense(864, 256),
+        "conv-vae": conv + dense(864, 512),
+        "frey-vae": frey,
+        "beta-vae": dense(784, 400, 40) + dense(20, 400, 784),
+    }
+    assert set(by_hand) == set(training.models.REGISTRY) - {"rgbd-vae"}
+    for name, wanted in by_hand.items():
+        assert count(training.models.build(name)) == wanted, name
+    assert len(layers(training.models.build("vgg-vae").encoder, nn.Conv2d)) == 32
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [28, 64, 128, 256, 512, 1024])
+def test_a_transition_model_grows_no_linear_layer(size: int, channels: int) -> None:
+    with torch.device("meta"):
+        net = training.models.build("transition-vae", size=size, channels=channels)
+    linear = layers(net.encoder, nn.Linear)[0]
+    cells = linear.in_features / layers(net.encoder, nn.Conv2d)[-1].out_channels
+    assert cells == (49 if size == 28 else 16)
+    assert count(net) < 2e6
+    x = torch.empty(1, channels, size, size, device="meta")
+    assert net.eval()(x).y.shape == x.shape
+
+
+def test_a_transition_model_starts_grey_and_awake() -> None:
+    """A new network's pictures are neither black nor white, and differ from latent to latent."""
+    torch.manual_seed(0)
+    net = training.models.build("transition-vae", size=256, width=32, min_width=8)
+    with torch.no_grad():
+        y = net.decode(torch.randn(4, 2))
+    assert y.mean().abs() < 0.3
+    assert 0.02 < y.std() < 0.7
+    assert (y[0] - y[1]).std() > 0.01
+
+
+def test_conditions_are_checked() -> None:
+    net = training.models.build("conditional-vae", **SMALL["conditional-vae"])
+    x, condition = batch(net, 2)
+    assert condition is not None
+    with pytest.raises(EdgevaeError, match=r"got the condition None, wanted \(2, 3\)"):
+        net(x)
+    with pytest.raises(EdgevaeError, match=r"got the condition \(1, 3\), wanted \(2, 3\)"):
+        net(x, condition[:1])
+    with pytest.raises(EdgevaeError, match=r"got the condition \(2, 3\), wanted None"):
+        training.models.build("fc-vae")(torch.zeros(2, 1, 28, 28), condition)
+    net.eval()
+    assert not torch.equal(net(x, condition).y, net(x, condition.flip(0)).y)
+
+
+def test_weights_keep_the_names_that_checkpoints_have() -> None:
+    net = training.models.build("rgbd-vae", width=2, latent_dim=3, size=32)
+    names = [name for name, _ in net.named_parameters()]
+    convs = {f"encoder.{3 * i + j}" for i in range(5) for j in (0, 1)} | {"encoder.16"}
+    convs |= {f"decoder.{2 + 4 * i + j}" for i in range(5) for j in (1, 2)} - {"decoder.20"} | {"decoder.0"}
+    assert set(names) == {f"{layer}.{part}" for layer in convs for part in ("weight", "bias")}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("vae", {}, "rgbd-vae"),
         ("rgbd-vae", {"size": 100}, "multiples of 32"),
-        ("rgbd-vae", {"channels": 2}, "channels"),
-        ("rgbd-vae", {"width": 0}, "width"),
-        ("rgbd-vae", {"colour": "fixed"}, "colour"),
+        ("rgbd-vae", {"channels": 2}, "channels is 2, wanted 1 .grey., 3"),
+        ("rgbd-vae", {"channels": "4"}, "channels is '4', wanted"),
+        ("rgbd-vae", {"width": 0}, "width is 0, wanted a whole number"),
+        ("rgbd-vae", {"width": 6.0}, "width is 6.0, wanted a whole number"),
+        ("rgbd-vae", {"colour": "fixed"}, "no option 'colour'; wanted some of: width, latent_dim"),
+        ("rgbd-vae", {"color": "srgb"}, "color.encoding is 'srgb', wanted one of fixed, minmax"),
+        ("rgbd-vae", {"depth": "log"}, "depth is 'log', wanted a mapping"),
+        ("rgbd-vae", {"depth": {"kind": "log"}}, "wanted a mapping such as"),
+        ("rgbd-vae", {"depth": {"encoding": "log"}}, "depth.min_m is 0.0"),
+        ("fc-vae", {"size": [28, 28, 1]}, "size is .28, 28, 1., wanted one number"),
+        ("fc-vae", {"size": 0}, "input.height is 0"),
+        ("fc-vae", {"size": "28"}, "size is '28'"),
+        ("fc-vae", {"size": 28.5}, "size is 28.5"),
+        ("fc-vae", {"hidden": 100}, "hidden is 100, wanted a list"),
+        ("fc-vae", {"hidden": []}, "hidden is .., wanted a list"),
+        ("beta-vae", {"hidden": [400, -1]}, "hidden is .400, -1., wanted a list"),
+        ("beta-vae", {"latent_dim": True}, "latent_dim is True"),
+        ("conditional-vae", {"condition_dim": 0}, "condition_dim is 0"),
+        ("vgg-vae", {"widths": "16"}, "widths is '16', wanted a list"),
+        ("vgg-vae", {"size": 3}, "size is 3x3, wanted at least 4 a side"),
+        ("frey-vae", {"size": (28, 7)}, "size is 28x7, wanted at least 8 a side"),
+        ("conv-vae", {"size": 5000}, "input.height is 5000"),
+        ("conditional-vae", {"size": 4096}, "wanted at most 1,073,741,824"),
     ],
 )
 def test_wrong_options_are_refused(name: str, options: dict[str, object], words: str) -> None:
-    with pytest.raises(EdgevaeError, match=words):
+    with pytest.raises(EdgevaeError, match=words) as error:
         training.models.build(name, **options)
+    assert len(str(error.value).splitlines()) == 1
