@@ -54,6 +54,32 @@ def test_without_depth_and_after_closing(tmp_path: Path) -> None:
     assert source.read() is None
 
 
+def test_matlab_v5_is_the_same(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    with h5py.File(write(tmp_path / "nyu.mat")) as file:
+        v5 = {name: file[name][:].T for name in ("images", "depths")}
+    savemat(tmp_path / "v5.mat", v5, do_compression=True)
+    with (
+        open_source(f"nyu:{tmp_path / 'nyu.mat'}") as one,
+        open_source(f"nyu:{tmp_path / 'v5.mat'}") as other,
+    ):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a.rgb, b.rgb)
+            np.testing.assert_array_equal(a.depth, b.depth)
+    savemat(tmp_path / "v5.mat", v5 | {"depths": v5["depths"][:, :-1]})
+    with pytest.raises(SourceError, match=r"wanted \(H, W, 3, N\) and \(H, W, N\)"):
+        open_source(f"nyu:{tmp_path / 'v5.mat'}")
+    savemat(tmp_path / "v5.mat", {"images": v5["images"]})
+    with pytest.raises(SourceError, match="cannot be read as nyu_depth_v2_labeled"):
+        open_source(f"nyu:{tmp_path / 'v5.mat'}")
+    whole = (tmp_path / "v5.mat").read_bytes()
+    for end in (130, 200, len(whole) // 2, len(whole) - 9):
+        (tmp_path / "cut.mat").write_bytes(whole[:end])
+        with pytest.raises(SourceError, match="cannot be read as nyu_depth_v2_labeled"):
+            open_source(f"nyu:{tmp_path / 'cut.mat'}")
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
