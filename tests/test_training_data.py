@@ -15,9 +15,11 @@ import torch
 from edgevae.errors import SourceError
 from edgevae.preprocess import DepthEncoding, InputSpec, pack
 from training.data import FramesDataModule, SetOptions, open_set
-from training.data.augment import AugmentOptions, dropped, jitter, move
-from training.data.module import Frames
-from training.data.sets import DEPTH_UNIT_M, open_reader
+from training.data.augment import AugmentOptions, all_taken, dropped, jitter, place, taken
+from training.data.frames import Frames
+from training.data.prepare import DEPTH_UNIT_M
+from training.data.sets import FrameSet, open_reader
+from training.data.splits import Split, split
 
 H, W = 12, 16
 SPEC = InputSpec(4, 32, 32, depth=DepthEncoding("log", 0.25, 80.0))
@@ -51,11 +53,19 @@ def opened(tmp_path: Path, **options: Any) -> Any:
     return open_set(SetOptions(**options), tmp_path / "data", tmp_path / "cache")
 
 
+def scenes(frames: FrameSet) -> list[str]:
+    return [entry.scene for entry in frames.entries]
+
+
+def parts(frames: FrameSet) -> Split:
+    return split(frames.entries, frames.options)
+
+
 def test_pairs_by_folder(tmp_path: Path, pairs: Path) -> None:
     frames = opened(tmp_path, kind="pairs", path="rooms", licence="CC0", hold_out=["hall"])
-    assert frames.scenes == ["hall"] * 2 + ["kitchen"] * 4
-    assert frames.licences == ["CC0"] * 6
-    assert frames.split() == ([2, 3, 4, 5], [0, 1])
+    assert scenes(frames) == ["hall"] * 2 + ["kitchen"] * 4
+    assert [entry.licence for entry in frames.entries] == ["CC0"] * 6
+    assert parts(frames) == ([2, 3, 4, 5], [0, 1], [])
     rgb, depth_mm = picture(5)
     np.testing.assert_array_equal(frames.color[1], rgb)
     np.testing.assert_allclose(frames.depth[1] * DEPTH_UNIT_M, depth_mm / 1000, atol=DEPTH_UNIT_M / 2)
@@ -75,8 +85,8 @@ def test_pairs_by_manifest(tmp_path: Path) -> None:
     frames = opened(
         tmp_path, kind="pairs", path="corpus", hold_out=["place2"], leave_out=["place0"], max_depth_m=1.2
     )
-    assert frames.licences == ["licence0", "licence1", "licence2"]
-    assert frames.split() == ([1], [2])
+    assert [entry.licence for entry in frames.entries] == ["licence0", "licence1", "licence2"]
+    assert parts(frames) == ([1], [2], [])
     _, depth_mm = picture(1)
     assert ((frames.depth[1] > 0) == ((depth_mm > 0) & (depth_mm <= 1200))).all()
 
@@ -126,13 +136,13 @@ def test_nyu_mat_and_its_split(tmp_path: Path, version: str) -> None:
 
         savemat(split, {"trainNdxs": train, "testNdxs": test})
     frames = opened(tmp_path, kind="nyu_mat", path="nyu.mat", split_file="splits.mat", hold_out=["test"])
-    assert frames.scenes == ["train", "test", "train", "test"]
-    assert frames.split() == ([0, 2], [1, 3])
+    assert scenes(frames) == ["train", "test", "train", "test"]
+    assert parts(frames) == ([0, 2], [1, 3], [])
     rgb, depth_mm = picture(4)
     np.testing.assert_array_equal(frames.color[3], rgb)
     np.testing.assert_allclose(frames.depth[3] * DEPTH_UNIT_M, depth_mm / 1000, atol=DEPTH_UNIT_M / 2 + 1e-6)
     whole = opened(tmp_path, kind="nyu_mat", path="nyu.mat", hold_out_last=2)
-    assert whole.split() == ([0, 1, 2], [3, 4])
+    assert parts(whole) == ([0, 1, 2], [3, 4], [])
 
 
 def test_synthetic_drives(tmp_path: Path) -> None:
@@ -140,7 +150,7 @@ def test_synthetic_drives(tmp_path: Path) -> None:
         tmp_path, kind="synthetic", seeds=[3, 4], frames=2, stride=7, height=60, hold_out=["seed-4"]
     )
     assert frames.color.shape == (4, 60, 80, 3)
-    assert frames.split() == ([0, 1], [2, 3])
+    assert parts(frames) == ([0, 1], [2, 3], [])
     assert frames.color.std() > 10
     assert 0.2 < (frames.depth > 0).mean() < 1.0  # a road and a sky
     assert (frames.color[0] != frames.color[1]).any()
@@ -149,12 +159,12 @@ def test_synthetic_drives(tmp_path: Path) -> None:
 def test_cache_is_used_until_a_file_changes(tmp_path: Path, pairs: Path) -> None:
     options: dict[str, Any] = {"kind": "pairs", "path": "rooms"}
     opened(tmp_path, **options)
-    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/*.npy")}
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/*.u*")}
     opened(tmp_path, **options, hold_out=["hall"], weight=2.0)
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/*.npy")} == made
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/*.u*")} == made
     write_pair(pairs / "hall", "004", 9)
     frames = opened(tmp_path, **options)
-    assert len(list((tmp_path / "cache").glob("*/color.npy"))) == 2
+    assert len(list((tmp_path / "cache").glob("*/color.u8"))) == 2
     np.testing.assert_array_equal(frames.color[0], picture(9)[0])
 
 
@@ -189,14 +199,15 @@ def test_colour_only_network_gets_no_depth(tmp_path: Path, pairs: Path) -> None:
     assert item["input"].shape == (3, 32, 32)
 
 
-def test_move_keeps_colour_and_depth_together() -> None:
+def test_crops_keep_colour_and_depth_together() -> None:
     rows, columns = np.mgrid[:60, :80]
     rgb = np.stack([rows, columns, rows + columns], -1).astype(np.uint8)
     depth = (1000 * rows + columns).astype(np.uint16)
     rng = np.random.default_rng(0)
     shapes, mirrored = set(), set()
     for _ in range(50):
-        a, b = move(rgb, depth, AugmentOptions(crop=0.6, mirror=0.5), rng)
+        where = place(depth.shape, AugmentOptions(crop=0.6, mirror=0.5), rng)
+        a, b = taken(rgb, where), taken(depth, where)
         assert a.shape[:2] == b.shape
         assert b.shape[0] >= 36
         assert b.shape[1] >= 48
@@ -205,9 +216,26 @@ def test_move_keeps_colour_and_depth_together() -> None:
         mirrored.add(bool(b[0, 0] > b[0, -1]))
     assert len(shapes) > 10
     assert mirrored == {True, False}
-    a, b = move(rgb, depth, AugmentOptions(crop=1.0, mirror=0.0), rng)
-    assert a is rgb
-    assert b is depth
+    whole = taken(rgb, place(depth.shape, AugmentOptions(), rng))
+    assert np.shares_memory(whole, rgb)
+    np.testing.assert_array_equal(whole, rgb)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shifts_repeat_the_border_in_one_image_and_in_many(channels: int) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 10, 14, channels), np.uint8).squeeze(-1 if channels == 1 else ())
+    options = AugmentOptions(shift=0.2, mirror=0.5)
+    where = [place((10, 14), options, rng) for _ in images]
+    assert {p.down for p in where} == {-2, -1, 0, 1, 2}
+    assert {p.right for p in where} == {-3, -2, -1, 0, 1, 2, 3}
+    one = place((10, 14), AugmentOptions(), rng)._replace(down=2, right=-3)
+    # Down 2: row 0 shows what was row 2.
+    np.testing.assert_array_equal(taken(images[0], one)[:8, 3:], images[0][2:, :-3])
+    np.testing.assert_array_equal(taken(images[0], one)[8:, 5], np.stack([images[0][9, 2]] * 2))
+    np.testing.assert_array_equal(
+        all_taken(images, where), np.stack([taken(a, b) for a, b in zip(images, where, strict=True)])
+    )
 
 
 def test_jitter_changes_gains_alone() -> None:
@@ -241,8 +269,9 @@ def test_dropped_depth_reaches_the_input_and_not_the_target(tmp_path: Path, pair
 
 
 def module(tmp_path: Path, *sets: SetOptions, **options: Any) -> FramesDataModule:
-    data = FramesDataModule(list(sets), str(tmp_path / "data"), str(tmp_path / "cache"), workers=0, **options)
-    data._spec = lambda: SPEC  # type: ignore[method-assign]
+    options = {"workers": 0, **options}
+    data = FramesDataModule(list(sets), str(tmp_path / "data"), str(tmp_path / "cache"), **options)
+    data.spec = SPEC
     data.setup("fit")
     return data
 
@@ -256,15 +285,13 @@ def test_weighted_sets_in_one_loader(tmp_path: Path, pairs: Path) -> None:
         batch_size=10,
         epoch_frames=300,
     )
-    torch.manual_seed(0)
     items = [item for batch in data.train_dataloader() for item in batch["target"]]
     assert len(items) == 300
     # Four frames each: weight 9 takes nine tenths. Their first rows tell them apart: 0.002 m of rounding.
     assert data.names == ["rooms"]
     assert data.held_images == [2]
     assert [len(loader.dataset) for loader in data.val_dataloader()] == [2]
-    sampler: Any = data.train_dataloader().sampler
-    drawn = np.array(list(sampler))
+    drawn = np.concatenate([draws.items for draws in data.train_dataloader().sampler])
     assert 0.8 < (drawn >= 4).mean() < 0.97
     assert data.provenance() == [
         {"name": "rooms", "scenes": ["kitchen"], "licence": "A", "pairs": 4},
@@ -304,18 +331,18 @@ def damage_manifest_row(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (damage_truncated_image, r"004\.png cannot be read as a colour image"),
+        (damage_truncated_image, r"1 of 6 pictures .*16\.67%.*picture .*004\.png is truncated.*restore"),
         (damage_swapped_images, "exchanged"),
         (damage_sizes, "same pixel grid"),
         (damage_manifest, "color and depth"),
-        (damage_manifest_row, r"a\.png is missing"),
+        (damage_manifest_row, r"none of the 1 pictures .*cannot read picture .*a\.png"),
     ],
 )
 def test_damaged_pairs(tmp_path: Path, pairs: Path, damage: Any, words: str) -> None:
     damage(pairs)
     with pytest.raises(SourceError, match=words):
         opened(tmp_path, kind="pairs", path="rooms")
-    assert not list((tmp_path / "cache").glob("*")), "nothing half-written may stay"
+    assert not list((tmp_path / "cache").glob(".*")), "nothing half-written may stay"
 
 
 @pytest.mark.parametrize(
@@ -368,16 +395,17 @@ def test_sets_that_cannot_train(tmp_path: Path, pairs: Path) -> None:
 
 
 def test_real_data_is_read_whole(data_dir: Path) -> None:
-    corpus = open_reader(SetOptions("pairs", "corpus_160x120"), data_dir)
+    corpus = open_reader(SetOptions("pairs", "corpus_160x120"), data_dir).entries()
     assert len(corpus) == 663
-    assert len(set(corpus.scenes)) == 10
+    assert len({entry.scene for entry in corpus}) == 10
     mat = open_reader(SetOptions("nyu_mat", "nyu_like_mat/nyu_depth_v2_labeled_16.mat"), data_dir)
-    rgb, depth_m = mat[0]
+    rgb, depth_m = mat.read(0)
     assert rgb.shape == (480, 640, 3)
     assert rgb[:5].mean() > 200  # the white frame: on top, so the picture stands upright
+    assert depth_m is not None
     assert 0.5 < np.median(depth_m) < 10
     tum = open_reader(SetOptions("tum", "tum_fr1_rpy_100"), data_dir)
-    assert len(tum) == 100
+    assert len(tum.entries()) == 100
 
 
 def test_sky_of_a_rendered_frame_is_the_far_end_in_training_only(tmp_path: Path) -> None:

@@ -1,35 +1,43 @@
-"""A set of frames as a config names it, and its cache of decoded images on disk."""
+"""A set of pictures as a config names it, and the set itself, decoded."""
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-import edgevae
 from edgevae.errors import SourceError
 
-from .readers import NyuMat, Pair, Pairs, Reader, Synthetic, Tum
+from . import readers
+from .readers import Entry, Reader
 
-CACHE_VERSION = 1
-DEPTH_UNIT_M = 0.002  # of the cached uint16 depth: up to 131 m
+KINDS = ("nyu_mat", "pairs", "tum", "synthetic", "mnist", "frey", "classes", "images", "source")
+FITS = ("stretch", "letterbox", "crop")
+# Where a set comes from, and how it is to lie.
+HOMES = {
+    "mnist": "MNIST is at yann.lecun.com/exdb/mnist: place its four idx files, .gz or not, in this folder",
+    "frey": "Frey Face is at cs.nyu.edu/~roweis/data.html: place frey_rawface.mat here",
+    "classes": "for UT Zappos50K (vision.cs.utexas.edu/projects/finegrained/utzap50k) unpack the folder "
+    "ut-zap50k-images here; any folder with a folder of pictures for each class will do",
+    "nyu_mat": "NYU Depth V2 is at cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html: place "
+    "nyu_depth_v2_labeled.mat here",
+    "tum": "the TUM RGB-D benchmark is at cvg.cit.tum.de/data/datasets/rgbd-dataset: unpack a sequence here",
+}
 
 
 @dataclass
 class SetOptions:
-    """One set of frames.
+    """One set of pictures.
 
     Attributes:
-        kind: "nyu_mat", "pairs", "tum" or "synthetic".
-        path: file or folder, relative to the data root; unused for "synthetic".
+        kind: "nyu_mat", "pairs", "tum", "synthetic", "mnist", "frey", "classes" (a folder for each class),
+            "images" (pictures without depth) or "source" (whatever ``edgevae.open_source`` reads, an edgevae
+            record with pictures among it).
+        path: file or folder, relative to the data root; for "source" a URI; unused for "synthetic".
         name: what metrics and provenance call it; the last part of the path by default.
         licence: for provenance; a manifest's own column goes first.
         weight: how often a frame of this set is drawn, relative to a frame of a set with weight 1.
@@ -38,11 +46,24 @@ class SetOptions:
             TUM). NYU depth stored in 8 bits has 9.99547 / 255.
         max_depth_m: readings beyond are treated as no reading; 0 for no bound.
         height: rows of the cached images; larger images are reduced to it, keeping their shape. 0 keeps them.
+        size: [height, width] of the cached images; empty: of the first image, as ``height`` says.
+        fit: how an image of another shape comes to that size: "stretch", "letterbox" (white beside it, no
+            depth) or "crop" (what sticks out in the middle is cut off).
+        grey: keep colour pictures as grey ones.
         split_file: for "nyu_mat", relative to the data root.
         hold_out: patterns of scenes that validate and never train; ["*"] for the whole set.
         hold_out_last: so many of the last remaining frames validate, too.
+        test: patterns of scenes that ``python -m training test`` scores, and nothing else sees.
         leave_out: patterns of scenes that are not used at all.
-        seeds, frames, stride: for "synthetic": drives, frames of each, every how many-th frame.
+        parts: shares of what then remains, drawn at random: [train, validation] or [train, validation,
+            test], as in [0.7, 0.2, 0.1]; of each class where there are classes. Empty: all of it trains.
+        split_by: what is drawn for ``parts``: "scene" (whole ones) or "frame"; by default frames of mnist,
+            frey, classes and images, scenes of the rest.
+        split_seed: another number, another draw; it does not follow the seed of the run.
+        seeds: for "synthetic": drives.
+        frames, stride: for "synthetic" frames of each drive and every how many-th, 50 and 5 by default; for
+            "source" at most so many, and every how many-th, all and 1 by default.
+        max_bad: share of the pictures that may be unreadable; they are skipped, counted and listed.
     """
 
     kind: str
@@ -54,20 +75,53 @@ class SetOptions:
     depth_scale: float = 0.0
     max_depth_m: float = 0.0
     height: int = 240
+    size: list[int] = field(default_factory=list)
+    fit: str = "stretch"
+    grey: bool = False
     split_file: str = ""
     hold_out: list[str] = field(default_factory=list)
     hold_out_last: int = 0
+    test: list[str] = field(default_factory=list)
     leave_out: list[str] = field(default_factory=list)
+    parts: list[float] = field(default_factory=list)
+    split_by: str = ""
+    split_seed: int = 0
     seeds: list[int] = field(default_factory=lambda: [0])
-    frames: int = 50
-    stride: int = 5
+    frames: int = 0
+    stride: int = 0
+    max_bad: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.kind not in ("nyu_mat", "pairs", "tum", "synthetic"):
-            raise ValueError(f"kind is {self.kind!r}, wanted nyu_mat, pairs, tum or synthetic")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}, wanted {', '.join(KINDS[:-1])} or {KINDS[-1]}")
         if self.crop and len(self.crop) != 4:
             raise ValueError(f"crop is {self.crop}, wanted [top, bottom, left, right]")
-        self.name = self.name or Path(self.path).name or self.kind
+        if self.size and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size is {self.size}, wanted [height, width]")
+        if self.fit not in FITS:
+            raise ValueError(f"fit is {self.fit!r}, wanted stretch, letterbox or crop")
+        shares = len(self.parts) in (2, 3) and min(self.parts) > 0
+        if self.parts and not (shares and math.isclose(sum(self.parts), 1, abs_tol=1e-6)):
+            raise ValueError(
+                f"parts is {self.parts}, wanted [train, validation] or [train, validation, test] with a sum "
+                "of 1, as in [0.7, 0.2, 0.1]"
+            )
+        if self.split_by not in ("", "scene", "frame"):
+            raise ValueError(f"split_by is {self.split_by!r}, wanted scene or frame")
+        if not (0 <= self.max_bad <= 1 and self.weight > 0):
+            raise ValueError(
+                f"max_bad is {self.max_bad}, weight is {self.weight}; wanted a share from 0 to 1 and a "
+                "weight above 0"
+            )
+        if min(self.height, self.frames, self.stride, self.hold_out_last) < 0:
+            raise ValueError("height, frames, stride and hold_out_last cannot be negative")
+        if self.kind == "synthetic":
+            self.frames, self.stride = self.frames or 50, self.stride or 5
+        self.stride = self.stride or 1
+        self.name = self.name or Path(self.path.partition("?")[0]).name or self.kind
+        self.split_by = self.split_by or (
+            "frame" if self.kind in ("mnist", "frey", "classes", "images") else "scene"
+        )
 
 
 def open_reader(options: SetOptions, root: Path) -> Reader:
@@ -76,144 +130,71 @@ def open_reader(options: SetOptions, root: Path) -> Reader:
     Raises:
         SourceError: files are missing or unreadable.
     """
-    path = root / options.path
     if options.kind == "synthetic":
-        return Synthetic(options.seeds, options.frames, options.stride)
+        return readers.Synthetic(options.seeds, options.frames, options.stride)
+    if options.kind == "source":
+        uri = _uri(options.path, root)
+        return readers.Stream(uri, options.name, options.licence, options.frames, options.stride)
+    path = root / options.path
     if not path.exists():
+        home = HOMES.get(options.kind, "place the set here")
         raise SourceError(
-            f"{path} does not exist (set {options.name!r}); set EDGEVAE_DATA or --data.root to the folder "
-            "that holds the data sets, or take the set out of the config."
+            f"{path} does not exist (set {options.name!r}); {home}, or set EDGEVAE_DATA or --data.root to "
+            "the folder that holds the data sets."
         )
     if options.kind == "nyu_mat":
-        return NyuMat(path, options.licence, root / options.split_file if options.split_file else None)
+        split_file = root / options.split_file if options.split_file else None
+        return readers.NyuMat(path, options.licence, split_file)
     if options.kind == "tum":
-        return Tum(path, options.licence, options.depth_scale or 1 / 5000)
-    return Pairs(path, options.depth_scale or 0.001, options.licence)
+        return readers.Tum(path, options.licence, options.depth_scale or 1 / 5000)
+    if options.kind == "pairs":
+        return readers.Pairs(path, options.depth_scale or 0.001, options.licence)
+    plain: dict[str, Callable[[Path, str], Reader]] = {
+        "mnist": readers.Mnist,
+        "frey": readers.Frey,
+        "classes": readers.ClassFolders,
+        "images": readers.ImageFolder,
+    }
+    return plain[options.kind](path, options.licence)
 
 
-@dataclass
+def _uri(path: str, root: Path) -> str:
+    """A source's URI with the file or folder it names below the data root, where it is there."""
+    scheme, colon, rest = path.partition(":")
+    if colon and scheme in ("tum", "nyu"):
+        return f"{scheme}:{root / rest}"
+    return str(root / path) if (root / path.partition("?")[0]).exists() else path
+
+
 class FrameSet:
     """A set, decoded: all images of one size, memory-mapped from the cache.
 
     Attributes:
-        color: uint8 (N, H, W, 3).
-        depth: uint16 (N, H, W) in units of ``DEPTH_UNIT_M``, 0 = no reading.
-        scenes, licences: for each frame.
+        color: uint8 (N, H, W, 3), or (N, H, W) of a grey set.
+        depth: uint16 (N, H, W) in units of ``training.data.prepare.DEPTH_UNIT_M``, 0 = no reading; None of a
+            set without depth.
+        entries: what is known of each frame.
+        skipped: how many pictures could not be used.
     """
 
-    options: SetOptions
-    color: npt.NDArray[np.uint8]
-    depth: npt.NDArray[np.uint16]
-    scenes: list[str]
-    licences: list[str]
+    def __init__(
+        self,
+        options: SetOptions,
+        entries: list[Entry],
+        skipped: int,
+        color: tuple[Path, tuple[int, ...]],
+        depth: tuple[Path, tuple[int, ...]] | None,
+    ) -> None:
+        self.options, self.entries, self.skipped = options, entries, skipped
+        self._files = color, depth
+        self.color: npt.NDArray[np.uint8] = np.memmap(color[0], np.uint8, "r", shape=color[1])
+        self.depth: npt.NDArray[np.uint16] | None = None
+        if depth is not None:
+            self.depth = np.memmap(depth[0], np.uint16, "r", shape=depth[1])
 
-    def split(self) -> tuple[list[int], list[int]]:
-        """Indices for training and for validation."""
-        train: list[int] = []
-        held: list[int] = []
-        for i, scene in enumerate(self.scenes):
-            if not _matches(scene, self.options.leave_out):
-                (held if _matches(scene, self.options.hold_out) else train).append(i)
-        cut = max(0, len(train) - self.options.hold_out_last)
-        return train[:cut], held + train[cut:]
+    def __reduce__(self) -> tuple[type[FrameSet], tuple[object, ...]]:
+        """Another process maps the files anew, and is not sent their content."""
+        return FrameSet, (self.options, self.entries, self.skipped, *self._files)
 
-
-def _matches(scene: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatchcase(scene, pattern) for pattern in patterns)
-
-
-def open_set(options: SetOptions, root: Path, cache_dir: Path) -> FrameSet:
-    """A set from its cache, which is made first where it is missing or older than the files.
-
-    Raises:
-        SourceError: files are missing or unreadable, or frames of the set cannot be cropped as asked.
-    """
-    reader = open_reader(options, root)
-    folder = cache_dir / f"{options.name}-{_fingerprint(options, reader)}"
-    if not (folder / "done").exists():
-        _write_cache(options, reader, folder)
-    color = np.load(folder / "color.npy", mmap_mode="r")
-    depth = np.load(folder / "depth.npy", mmap_mode="r")
-    return FrameSet(options, color, depth, list(reader.scenes), list(reader.licences))
-
-
-def _fingerprint(options: SetOptions, reader: Reader) -> str:
-    decoding = ("kind", "crop", "depth_scale", "max_depth_m", "height", "seeds", "frames", "stride")
-    state: list[object] = [CACHE_VERSION, [asdict(options)[key] for key in decoding], list(reader.scenes)]
-    if options.kind == "synthetic":
-        state.append(edgevae.__version__)  # no file tells when the renderer changes
-    for path in reader.inputs:
-        if not path.is_file():
-            raise SourceError(
-                f"{path} is missing (set {options.name!r}); restore it or take it out of the set."
-            )
-        stat = path.stat()
-        state.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-
-
-def _write_cache(options: SetOptions, reader: Reader, folder: Path) -> None:
-    """Decode every pair once; the folder appears under its name only when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        first = _prepare(reader[0], options, None)
-        size = first[0].shape[:2]
-        color = _new_array(temporary / "color.npy", np.uint8, (len(reader), *size, 3))
-        depth = _new_array(temporary / "depth.npy", np.uint16, (len(reader), *size))
-        for i in range(len(reader)):
-            color[i], depth[i] = first if i == 0 else _prepare(reader[i], options, size)
-        color.flush()
-        depth.flush()
-        (temporary / "done").touch()
-        try:
-            os.replace(temporary, folder)
-        except OSError:  # another process was first
-            if not (folder / "done").exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-
-
-def _prepare(
-    pair: Pair, options: SetOptions, size: tuple[int, ...] | None
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
-    """Crop, mask and reduce one pair; ``size`` (H, W) of the first pair, None when this is the first.
-
-    Colour is reduced by area average; depth takes the sample at the centre of each cell, so that the depths
-    of two surfaces never mix.
-    """
-    import cv2
-
-    rgb, depth_m = pair
-    if depth_m.shape != rgb.shape[:2]:
-        raise SourceError(
-            f"set {options.name!r}: colour is {rgb.shape[:2]}, depth is {depth_m.shape}; "
-            "wanted the same pixel grid."
-        )
-    if options.crop:
-        top, bottom, left, right = options.crop
-        if not (0 <= top < bottom <= rgb.shape[0] and 0 <= left < right <= rgb.shape[1]):
-            raise SourceError(
-                f"set {options.name!r}: crop {options.crop} is outside an image of {rgb.shape[:2]}."
-            )
-        rgb, depth_m = rgb[top:bottom, left:right], depth_m[top:bottom, left:right]
-    h, w = rgb.shape[:2]
-    if size is None:
-        height = min(h, options.height or h)
-        size = (height, round(w * height / h))
-    if (h, w) != tuple(size):
-        interpolation = cv2.INTER_AREA if size[0] < h else cv2.INTER_LINEAR
-        rgb = cv2.resize(rgb, (size[1], size[0]), interpolation=interpolation).astype(np.uint8)
-        rows = ((np.arange(size[0]) + 0.5) * h / size[0]).astype(np.int64)
-        columns = ((np.arange(size[1]) + 0.5) * w / size[1]).astype(np.int64)
-        depth_m = depth_m[rows[:, None], columns[None]]
-    farthest = options.max_depth_m or 65535 * DEPTH_UNIT_M
-    reading = np.isfinite(depth_m) & (depth_m > 0) & (depth_m <= farthest)
-    units = np.zeros(depth_m.shape, np.uint16)
-    units[reading] = np.clip(np.rint(depth_m[reading] / DEPTH_UNIT_M), 1, 65535)
-    return rgb, units
+    def __len__(self) -> int:
+        return len(self.entries)
