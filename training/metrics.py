@@ -101,12 +101,14 @@ def ssim(y: Tensor, target: Tensor) -> Tensor:
     window = min(SSIM_WINDOW, smallest - 1 + smallest % 2)
     rows, columns = (_blur(size, window).to(y) for size in y.shape[2:])
     moments = torch.stack([y, target, y * y, target * target, y * target])
-    mean_y, mean_t, yy, tt, yt = rows @ moments @ columns.T
+    with torch.autocast(y.device.type, enabled=False):  # a variance is a small difference: not in bfloat16
+        mean_y, mean_t, yy, tt, yt = rows @ moments @ columns.T
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_y * mean_t + c1) / (mean_y.square() + mean_t.square() + c1)
     variances = (yy - mean_y.square()).clamp(min=0) + (tt - mean_t.square()).clamp(min=0)
     structure = (2 * (yt - mean_y * mean_t) + c2) / (variances + c2)
-    return (luminance * structure).mean((1, 2, 3))
+    similarity: Tensor = luminance * structure
+    return similarity.mean((1, 2, 3))
 
 
 def _blur(size: int, window: int) -> Tensor:
