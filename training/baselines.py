@@ -93,8 +93,9 @@ class Projection:
     posterior = None
     condition_dim = 0
 
-    def __init__(self, name: str, spec: InputSpec, mean: Rows, vectors: Rows) -> None:
-        self.name, self.input, self.latent_dim = name, spec, len(vectors)
+    def __init__(self, spec: InputSpec, mean: Rows, vectors: Rows) -> None:
+        self.input, self.latent_dim = spec, len(vectors)
+        self.name = f"PCA {self.latent_dim}" if self.latent_dim else "mean image"
         self.mean, self.vectors = torch.from_numpy(mean), torch.from_numpy(vectors)
 
     def posterior_of(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, None]:
@@ -139,10 +140,11 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def fit(sample: Sample, spec: InputSpec, latent_dims: Iterable[int]) -> dict[int, Projection]:
-    """Principal components for each of ``latent_dims``; 0 stands for the mean image."""
+    """Principal components for each of ``latent_dims``, fewer where the frames vary along fewer directions; 0
+    stands for the mean image."""
     wanted = sorted(set(latent_dims))
     mean, vectors = principal_components(sample.x, max(wanted))
-    return {n: Projection(f"PCA {n}" if n else "mean image", spec, mean, vectors[:n]) for n in wanted}
+    return {n: Projection(spec, mean, vectors[:n]) for n in wanted}
 
 
 def principal_components(x: Rows, count: int) -> tuple[Rows, Rows]:
