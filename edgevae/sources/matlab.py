@@ -16,7 +16,7 @@ def load_v5(path: str | Path, *names: str) -> dict[str, Any]:
         SourceError: the file is missing, damaged or of another version, or SciPy is not installed.
     """
     try:
-        from scipy.io import loadmat  # type: ignore[import-untyped]
+        from scipy.io import loadmat
     except ImportError as error:
         raise SourceError(f"{path} is a MATLAB v5 file; to read it: pip install scipy.") from error
     try:

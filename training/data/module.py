@@ -77,6 +77,7 @@ class FramesDataModule(L.LightningDataModule):
         self._opened: list[FrameSet] = []
         self._splits: list[Split] = []
         self._held: dict[str, tuple[FrameSet, list[int]]] = {}
+        self._epochs_before = 0  # of a resumed run: loader processes draw before Lightning names the epoch
 
     @property
     def names(self) -> list[str]:
@@ -101,6 +102,14 @@ class FramesDataModule(L.LightningDataModule):
                 "no frame is held out; give hold_out, hold_out_last or parts to one of the sets."
             )
         self._check_fit()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint, which is made at the end of an epoch."""
+        assert self.trainer is not None
+        return {"epochs": self.trainer.current_epoch + 1}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._epochs_before = int(state_dict["epochs"])
 
     def _open(self) -> None:
         if self._opened:
@@ -238,6 +247,7 @@ class FramesDataModule(L.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             processes=self.trainer.world_size if self.trainer else 1,
         )
+        sampler.set_epoch(self._epochs_before)
         return DataLoader(
             dataset,
             batch_size=None,
