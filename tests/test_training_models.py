@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
+from small_models import SMALL, batch
 from torch import nn
 
 import training
@@ -112,28 +112,6 @@ def test_document_is_one_the_model_file_takes(options: dict[str, object]) -> Non
     model_file.validate(document | rest, tensors)
 
 
-# Each model of the registry, small, at sizes that no halving divides.
-SMALL: dict[str, dict[str, Any]] = {
-    "rgbd-vae": {"width": 2, "latent_dim": 3, "size": [32, 64]},
-    "fc-vae": {"hidden": [9, 7], "latent_dim": 3, "size": [5, 7], "channels": 3},
-    "conditional-vae": {"hidden": [9], "condition_dim": 3, "size": [7, 5], "channels": 4},
-    "vgg-vae": {"widths": [3, 4], "block_depth": 2, "latent_dim": 3, "size": [9, 14]},
-    "transition-vae": {"width": 5, "min_width": 3, "size": [29, 43], "channels": 3},
-    "conv-autoencoder": {"widths": [3, 4, 2], "latent_dim": 3, "size": [17, 22]},
-    "conv-vae": {"widths": [3, 4, 2], "latent_dim": 3, "size": [22, 15], "channels": 4},
-    "frey-vae": {"widths": [3, 4], "latent_dim": 3, "size": [11, 6]},
-    "beta-vae": {"hidden": [9], "latent_dim": 3, "size": [7, 8]},
-}
-
-
-def batch(net: training.models.VAE, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Pictures of noise, and a class for each where the model wants one."""
-    x = torch.rand(count, net.input.channels, net.input.height, net.input.width) * 2 - 1
-    if not net.condition_dim:
-        return x, None
-    return x, torch.eye(net.condition_dim)[torch.arange(count) % net.condition_dim]
-
-
 @pytest.mark.parametrize("name", training.models.REGISTRY)
 def test_every_model_trains_a_step(name: str) -> None:
     torch.manual_seed(0)
@@ -213,8 +191,8 @@ def test_defaults_have_the_published_sizes() -> None:
     conv += (6 * 5 * 5 * 24 + 24) + (24 * 4 * 4 * 12 + 12) + (12 * 4 * 4 * 3 + 3)  # 12, 25, 50, 100
     vgg = (9 * 16 + 3 * 16) + 31 * (9 * 16 * 16 + 3 * 16) + dense(784, 800) + dense(400, 784)
     vgg += (16 * 4 * 4 * 16 + 3 * 16) + (16 * 4 * 4 * 1 + 1)  # 7, 14, 28
-    down = sum(16 * i * o + 3 * o for i, o in ((1, 32), (32, 64), (64, 128), (128, 256)))
-    up = sum(16 * i * o + 3 * o for i, o in ((256, 128), (128, 64), (64, 32))) + 16 * 32 + 1
+    down = sum(16 * i * o + o for i, o in ((1, 32), (32, 64), (64, 128), (128, 256)))
+    up = sum(16 * i * o + o for i, o in ((256, 128), (128, 64), (64, 32), (32, 1)))
     by_hand = {
         "fc-vae": dense(784, 100, 20) + dense(10, 100, 784),
         "conditional-vae": dense(784 + 10, 512, 256, 4) + dense(2 + 10, 256, 512, 784),
@@ -244,15 +222,22 @@ def test_a_transition_model_grows_no_linear_layer(size: int, channels: int) -> N
     assert net.eval()(x).y.shape == x.shape
 
 
-def test_a_transition_model_starts_grey_and_awake() -> None:
-    """A new network's pictures are neither black nor white, and differ from latent to latent."""
+@pytest.mark.parametrize("size", [28, 256])
+def test_a_transition_model_starts_grey_and_awake(size: int) -> None:
+    """A new network's pictures are neither black nor white, and a picture or a latent makes a difference.
+
+    Over seeds the deviations below are 0.10 to 0.20, 0.03 to 0.3, 0.07 to 0.4; PyTorch's own weights leave
+    0.0002 between the pictures of two latents at 256 pixels, and 0.000005 at 1024.
+    """
     torch.manual_seed(0)
-    net = training.models.build("transition-vae", size=256, width=32, min_width=8)
+    net = training.models.build("transition-vae", size=size, width=32, min_width=8)
     with torch.no_grad():
         y = net.decode(torch.randn(4, 2))
-    assert y.mean().abs() < 0.3
-    assert 0.02 < y.std() < 0.7
+        mean, _ = net.posterior_of(torch.rand(4, 1, size, size) * 2 - 1)
+    assert y.mean().abs() < 0.2
+    assert 0.02 < y.std() < 0.5
     assert (y[0] - y[1]).std() > 0.01
+    assert mean.std() > 0.02
 
 
 def test_conditions_are_checked() -> None:
