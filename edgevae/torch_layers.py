@@ -32,6 +32,13 @@ class ConcatCondition(nn.Module):
         return torch.cat([x, condition.to(x.dtype)], 1)
 
 
+class ToUnit(nn.Module):
+    """[-1, 1] to [0, 1]: (x + 1) / 2. In a model file it is part of the linear layer that follows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2
+
+
 class Chain(nn.Sequential):
     """An ``nn.Sequential`` that hands ``condition`` to the layers that concatenate it."""
 
@@ -67,6 +74,7 @@ def walk(
     arrays: Arrays = {}
     upsample = ""  # the Upsample that waits for its convolution
     foldable = False  # whether the last layer is linear and the next BatchNorm belongs to it
+    to_unit, in_unit = "", 0  # the ToUnit that waits for its linear layer, and how many numbers it took
     with torch.no_grad():
         for where, leaf in _leaves(name, module):
             try:
@@ -76,6 +84,8 @@ def walk(
                 raise ExportError(f"{_say(where, leaf)} does not take {tuple(x.shape)}: {reason}") from None
             if isinstance(leaf, _NOTHING_IN_EVAL):
                 continue
+            if to_unit and type(leaf) not in (nn.Flatten, ConcatCondition, nn.Linear):
+                raise ExportError(f"{to_unit} is followed by {_say(where, leaf)}, wanted Linear.")
             if upsample and type(leaf) is not nn.Conv2d:
                 raise ExportError(f"{upsample} is followed by {_say(where, leaf)}, wanted Conv2d.")
             if isinstance(leaf, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -84,6 +94,9 @@ def walk(
                         f"{_say(where, leaf)} follows no convolution or linear layer that it could fold into."
                     )
                 _fold(where, leaf, layers[-1], arrays)
+            elif isinstance(leaf, ToUnit):
+                to_unit, in_unit = _say(where, leaf), x[0].numel()
+                foldable = False
             elif isinstance(leaf, nn.Upsample):
                 _check_upsample(where, leaf)
                 upsample = _say(where, leaf)
@@ -92,11 +105,28 @@ def walk(
                 layer = _express(where, leaf, f"{name}.{len(layers)}", x, arrays)
                 if upsample:
                     layer, upsample = _join(layer, upsample, arrays), ""
+                if to_unit and layer["op"] == "linear":
+                    _from_unit(layer, f"{name}.{len(layers)}", arrays, in_unit)
+                    to_unit = ""
                 layers.append(layer)
                 foldable = "weight" in layer
+    if to_unit:
+        raise ExportError(f"{to_unit} has no linear layer after it that it could fold into.")
     if upsample:
         raise ExportError(f"{upsample} is the last layer, wanted a Conv2d after it.")
     return layers, {key: array.astype(np.float32) for key, array in arrays.items()}
+
+
+def _from_unit(layer: Layer, name: str, arrays: Arrays, count: int) -> None:
+    """Have a linear layer take its first ``count`` inputs in [-1, 1] where it took them in [0, 1].
+
+    W (x + 1) / 2 + b = (W / 2) x + (b + the sum of W / 2 over its inputs).
+    """
+    weight = arrays[layer["weight"]].copy()
+    weight[:, :count] /= 2
+    bias = 0.0 if layer["bias"] is None else arrays[layer["bias"]]
+    layer["bias"] = f"{name}.bias"
+    arrays[layer["weight"]], arrays[layer["bias"]] = weight, bias + weight[:, :count].sum(1)
 
 
 def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -94,6 +94,10 @@ EVERY_LAYER: dict[str, Callable[[], Net]] = {
     "norm of vectors": lambda: Net(
         plain_encoder(nn.Flatten(), nn.LazyLinear(9, bias=False), nn.BatchNorm1d(9), nn.Softplus())
     ),
+    "to [0, 1]": lambda: Net(plain_encoder(nn.Flatten(), torch_layers.ToUnit(), nn.LazyLinear(9), nn.ReLU())),
+    "to [0, 1] without bias": lambda: Net(
+        plain_encoder(torch_layers.ToUnit(), nn.Flatten(), nn.LazyLinear(9, bias=False), nn.BatchNorm1d(9))
+    ),
     "pool": lambda: Net(plain_encoder(nn.MaxPool2d(2), nn.MaxPool2d(3, 1))),
     "nested, dropout": lambda: Net(
         plain_encoder(
@@ -282,6 +286,14 @@ FOREIGN: dict[str, tuple[Callable[[], nn.Sequential], tuple[str, ...]]] = {
     "pool rectangle": (lambda: plain_encoder(nn.MaxPool2d((2, 3))), ("kernel_size (2, 3)",)),
     "softplus beta": (lambda: plain_encoder(nn.Softplus(beta=2)), ("beta 2",)),
     "softplus threshold": (lambda: plain_encoder(nn.Softplus(threshold=1)), ("threshold 1",)),
+    "[0, 1] for a ReLU": (
+        lambda: plain_encoder(torch_layers.ToUnit(), nn.ReLU()),
+        ("encoder.0 (ToUnit)", "encoder.1 (ReLU)", "wanted Linear"),
+    ),
+    "[0, 1] for nothing": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 2 * LATENT), torch_layers.ToUnit()),
+        ("encoder.2 (ToUnit)", "no linear layer after it"),
+    ),
     "flatten in part": (lambda: plain_encoder(nn.Flatten(2)), ("layer encoder.0 (Flatten)", "(1, 4, 192)")),
     "another size": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 2 * LATENT)),
