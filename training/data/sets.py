@@ -134,7 +134,13 @@ def open_reader(options: SetOptions, root: Path) -> Reader:
         return readers.Synthetic(options.seeds, options.frames, options.stride)
     if options.kind == "source":
         uri = _uri(options.path, root)
-        return readers.Stream(uri, options.name, options.licence, options.frames, options.stride)
+        try:
+            return readers.Stream(uri, options.name, options.licence, options.frames, options.stride)
+        except SourceError as error:
+            raise SourceError(
+                f"set {options.name!r}: {error} Paths are taken from {root}, which EDGEVAE_DATA or "
+                "--data.root names."
+            ) from error
     path = root / options.path
     if not path.exists():
         home = HOMES.get(options.kind, "place the set here")

@@ -12,6 +12,7 @@ from edgevae.sources import image_files
 from edgevae.sources.folder import natural_key
 
 COLOR_SUFFIXES = image_files.COLOR_SUFFIXES
+CURE = "Remove it or copy it again."
 
 
 def read_color(path: Path) -> npt.NDArray[np.uint8]:
@@ -21,7 +22,12 @@ def read_color(path: Path) -> npt.NDArray[np.uint8]:
         FrameError: the file is missing, truncated or no picture.
     """
     # Not cv2.imread: of a truncated JPEG it returns the upper part over grey and says nothing.
-    return image_files.read_color(path)
+    color = image_files.read_color(path)
+    data = path.read_bytes()
+    # Nor does OpenCV always miss the end mark. That of a thumbnail comes before the picture's start of scan.
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise FrameError(f"picture {path} is truncated ({len(data)} bytes, no end mark). {CURE}")
+    return color
 
 
 def read_depth(path: Path, depth_scale: float) -> npt.NDArray[np.float32]:
