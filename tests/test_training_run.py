@@ -20,6 +20,7 @@ import yaml
 import training
 from edgevae.errors import ModelFileError
 from training.__main__ import main
+from training.data.sets import SetOptions
 from training.runs import RunError, open_run
 from training.task import OptimizerOptions, VAETask
 
@@ -293,17 +294,24 @@ def test_missing_data_ends_with_code_2(config: Path, capsys: pytest.CaptureFixtu
     assert "EDGEVAE_DATA" in error
 
 
-@pytest.mark.parametrize("name", ["default", "rgbd-vae", "smoke"])
-def test_configs_are_valid(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "training", "fit"]
-    command += ["--config", str(CONFIGS / f"{name}.yaml"), "--print_config"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
-    document = yaml.safe_load(done.stdout)
-    net = training.models.build(document["model"]["model"], **document["model"]["options"])
-    assert net.latent_dim == (16 if name == "smoke" else 400)
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"\n  {name} " in told for name in ("fit", "test", "report", "compare", "throughput"))
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_are_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert end.value.code == 0
+    document = yaml.safe_load(capsys.readouterr().out)
+    net = training.models.build(document["model"]["model"], **document["model"]["options"] or {})
+    for options in document["data"]["sets"]:
+        SetOptions(**options)
+    assert document["run"]["folder"] == f"runs/{path.stem}"
+    assert bool(net.condition_dim) == (net.name == "conditional-vae")
 
 
 def test_the_published_recipe() -> None:

@@ -1,7 +1,8 @@
-"""``python -m training fit|test|report|compare``: runs, by Lightning's command line, and their results."""
+"""``python -m training COMMAND``: runs by Lightning's command line, and what is made of them."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import warnings
@@ -18,6 +19,19 @@ from . import callbacks
 from .data import FramesDataModule
 from .runs import RunOptions
 from .task import VAETask
+
+# What is not Lightning's: the module of that name has ``main``.
+OTHERS = {
+    "report": "curves, pictures and latents of a run as PNG files and one page",
+    "compare": "runs beside each other, and beside principal components",
+    "throughput": "does loading data hold up training?",
+}
+USAGE = f"""usage: python -m training COMMAND ...
+
+  fit         train what a config describes: fit --config training/configs/NAME.yaml
+  test        score a checkpoint: test --config CONFIG --ckpt_path CHECKPOINT
+{"".join(f"  {name:<12}{about}{chr(10)}" for name, about in OTHERS.items())}
+COMMAND --help says more."""
 
 
 class TrainingCLI(LightningCLI):
@@ -61,7 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_quiet)
     warnings.simplefilter("ignore", PossibleUserWarning)  # more workers than the config says
     warnings.filterwarnings("ignore", "`isinstance\\(treespec")  # Lightning's own use of torch
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
     try:
+        if words[0] in OTHERS:
+            return int(importlib.import_module(f".{words[0]}", __package__).main(words[1:]))
         TrainingCLI(
             VAETask,
             FramesDataModule,
