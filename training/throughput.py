@@ -57,7 +57,8 @@ class Throughput:
         return (
             f"{self.batch_size / loaded:.0f} frames a second with loading, {self.batch_size / in_memory:.0f} "
             f"of a batch in memory: {self.share:.1%} (rounds: {shares[0]:.1%} to {shares[-1]:.1%}). A step "
-            f"takes {1e3 * in_memory:.1f} ms, a batch of {self.batch_size} is made in {1e3 * self.made_s:.2f} ms."
+            f"takes {1e3 * in_memory:.1f} ms, a batch of {self.batch_size} is made in "
+            f"{1e3 * self.made_s:.2f} ms."
         )
 
 
