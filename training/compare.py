@@ -243,31 +243,30 @@ def _engines(
 def _rows(
     entries: Sequence[_Entry], engines: dict[int, Native], elapsed_ms: dict[int, Times]
 ) -> Iterator[Row]:
-    times = [elapsed_ms[id(each.coder)] for each in entries if id(each.coder) in engines]
-    fastest = np.stack([min((each[i] for each in times), key=np.median) for i in (0, 1)])
+    medians = {key: np.median(each, axis=1) for key, each in elapsed_ms.items()}
+    fastest = np.min([medians[id(each.coder)] for each in entries if id(each.coder) in engines], axis=0)
     for entry in entries:
-        coder, figures = entry.coder, entry.quality.figures
+        coder = entry.coder
         row = Row(
             name=entry.name,
             kind=entry.kind,
             model=coder.name if entry.kind == RUN else "",
             latent_dim=coder.latent_dim,
             latent_bytes=4 * coder.latent_dim,
-            figures=figures,
+            figures=entry.quality.figures,
             errors=entry.quality.errors,
         )
         if id(coder) in engines:
-            spec, mine = engines[id(coder)].model.spec, elapsed_ms[id(coder)]
-            medians, ratios = np.median(mine, axis=1).tolist(), np.median(mine / fastest, axis=1).tolist()
+            spec, mine = engines[id(coder)].model.spec, medians[id(coder)]
             row = replace(
                 row,
                 parameters=spec.parameters,
                 macs_encode=spec.macs_encode,
                 macs_decode=spec.macs_decode,
-                encode_ms=medians[0],
-                encode_ratio=ratios[0],
-                decode_ms=medians[1],
-                decode_ratio=ratios[1],
+                encode_ms=float(mine[0]),
+                encode_ratio=float(mine[0] / fastest[0]),
+                decode_ms=float(mine[1]),
+                decode_ratio=float(mine[1] / fastest[1]),
             )
         yield row
 
@@ -295,7 +294,11 @@ def write(folder: Path, setting: Setting, tables: Sequence[Table]) -> list[Path]
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    made = argparse.ArgumentParser(prog=f"python -m training {NAME}", description=__doc__)
+    made = argparse.ArgumentParser(
+        prog=f"python -m training {NAME}",
+        description="Trained models side by side, and beside principal components of their own training "
+        "frames: quality on held-out frames, size, and time in the native engine.",
+    )
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of 'fit'")
     made.add_argument(
         "--baseline",
@@ -303,12 +306,13 @@ def parser() -> argparse.ArgumentParser:
         type=_baseline,
         default=[],
         metavar="pca:SIZE",
-        help="principal components of another latent size, too; those of the runs are always there",
+        help="principal components of this latent size, too; at the latent sizes of the runs (pca) they are "
+        "always there",
     )
     made.add_argument(
         "--latency-ms", type=_positive, metavar="MS", help="name the best that encodes and decodes within it"
     )
-    made.add_argument("--threads", type=int, default=1, help="of the native engine (1)")
+    made.add_argument("--threads", type=_count, default=1, help="of the native engine (1)")
     made.add_argument("--rounds", type=_count, default=30, help="timed calls of each model (30)")
     made.add_argument(
         "--checkpoint",
@@ -346,6 +350,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _baseline(text: str) -> int:
+    """The size; 0 for "pca" alone, which asks for nothing more."""
+    if text == "pca":
+        return 0
     kind, _, size = text.partition(":")
     if kind != "pca" or not size.isdecimal() or int(size) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted pca and a latent size, such as pca:50")
@@ -363,8 +370,8 @@ def _positive(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number from 1")
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number from 1 to 256")
     return int(text)
 
 

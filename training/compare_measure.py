@@ -17,6 +17,7 @@ from torch import Tensor
 import edgevae
 from edgevae import export
 from edgevae.bench.worker import RUN_UP_NS
+from edgevae.errors import EdgevaeError
 from edgevae.preprocess import FloatArray
 
 from .baselines import Projection
@@ -63,8 +64,19 @@ def quality(coder: Coder, batches: Iterable[Batch]) -> Quality:
 
 
 def condition_of(coder: Coder, batch: Batch) -> Tensor | None:
-    """The labels of a batch as a conditional model takes them: one-hot (N, condition_dim)."""
-    return F.one_hot(batch["label"], coder.condition_dim).float() if coder.condition_dim else None
+    """The labels of a batch as a conditional model takes them: one-hot (N, condition_dim).
+
+    Raises:
+        EdgevaeError: a frame has no label.
+    """
+    if not coder.condition_dim:
+        return None
+    if (batch["label"] < 0).any():
+        raise EdgevaeError(
+            "the model is conditioned on classes, and a held-out frame has no class; restore the data it "
+            "was trained on."
+        )
+    return F.one_hot(batch["label"], coder.condition_dim).float()
 
 
 @dataclass(frozen=True)

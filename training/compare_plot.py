@@ -74,10 +74,10 @@ def _panel(axes: Axes, table: Table) -> None:
     for row in table.rows:
         if row.kind == MEAN:
             label = f"{row.name}, {significant(row.mse, 4)}"
-            axes.axhline(row.mse, color=_GREY, linewidth=1, zorder=0, label=label)
+            axes.axhline(_height(row), color=_GREY, linewidth=1, zorder=0, label=label)
     times = [row.total_ms for row in timed] + ([] if budget is None else [budget])
     axes.set_xlim(*_limits(axes.xaxis, times, 1.6))
-    axes.set_ylim(*_limits(axes.yaxis, [row.mse for row in table.rows], 1.25))
+    axes.set_ylim(*_limits(axes.yaxis, [_height(row) for row in table.rows], 1.25))
     axes.set_xlabel(f"ms to encode and decode a frame (native engine, {table.setting.threads_in_words})")
     axes.set_ylabel("squared error per image")
     axes.set_title(
@@ -94,25 +94,32 @@ def _timed(table: Table) -> list[Row]:
 
 
 def _points(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
-    return [row.total_ms for row in rows], [row.mse for row in rows]
+    return [row.total_ms for row in rows], [_height(row) for row in rows]
+
+
+def _height(row: Row) -> float:
+    return max(row.mse, 1e-6)  # no error at all has no place on a logarithmic axis
 
 
 def _limits(axis: Axis, values: Sequence[float], room: float) -> tuple[float, float]:
     """Ends that leave ``room`` around the values, and ticks in plain numbers."""
-    low, high = min(values) / room, max(values) * room
-    # Less than a decade holds too few of 1, 2, 5.
-    locator: Locator = LogLocator(subs=(1.0, 2.0, 5.0)) if high / low > 8 else MaxNLocator(6)
+    low, high = min(values), max(values)
+    span = high / low
+    locator: Locator = MaxNLocator(6)  # less than a decade holds too few of 1, 2, 5
+    if span > 4:
+        locator = LogLocator(subs=(1.0, 2.0, 5.0) if span < 1e3 else (1.0,))
     axis.set_major_locator(locator)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
-    return low, high
+    room = max(room, span**0.06)
+    return low / room, high * room
 
 
 def _write_names(axes: Axes, table: Table, renderer: RendererAgg) -> None:
     """Write each name where it covers neither a point nor another name, if there is such a place."""
     rows, best, frame = _timed(table), table.best(), axes.get_window_extent(renderer)
     taken = []
-    for x, y in axes.transData.transform([(row.total_ms, row.mse) for row in rows]):
+    for x, y in axes.transData.transform([(row.total_ms, _height(row)) for row in rows]):
         taken.append(Bbox.from_extents(x - 6, y - 6, x + 6, y + 6))
     for row in rows:
         for place in _PLACES:
@@ -131,7 +138,7 @@ def _name(axes: Axes, row: Row, place: tuple[int, int, str, str], bold: bool) ->
     dx, dy, side, edge = place
     return axes.annotate(
         row.name,
-        (row.total_ms, row.mse),
+        (row.total_ms, _height(row)),
         (dx, dy),
         textcoords="offset points",
         ha=side,

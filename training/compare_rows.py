@@ -30,7 +30,7 @@ class Row:
         macs_encode, macs_decode: products of one image by the definition of the exported layers, those for
             the raw scales of the posterior among them.
         encode_ms, decode_ms: one frame in the native engine, encoded to the mean, medians.
-        encode_ratio, decode_ratio: beside the fastest model of the table in the same round, medians.
+        encode_ratio, decode_ratio: those times by those of the fastest model of the table.
     """
 
     name: str

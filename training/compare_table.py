@@ -175,13 +175,14 @@ def _straight_line(found: Table, best: Row) -> list[str]:
     line = min(fair, key=lambda row: row.mse)
     if line.mse >= best.mse:
         return [f"{best.name} has {_less(best, line)} than {line.name}, a straight line."]
-    beaten = "every run" if all(line.mse < run.mse for run in found.runs) else "it"
+    all_beaten = len(found.runs) > 1 and all(line.mse < run.mse for run in found.runs)
+    beaten = "every run" if all_beaten else "it"
     return [f"A straight line beats {beaten}: {line.name} has {_less(line, best)} than {best.name}."]
 
 
 def _less(better: Row, worse: Row) -> str:
     """ "21 % less squared error"; a small difference stays one."""
-    percent = 100 * (1 - better.mse / worse.mse)
+    percent = 100 * (worse.mse - better.mse) / worse.mse if worse.mse else 0.0
     return f"{percent:.0f} % less squared error" if percent >= 10 else f"{percent:.2g} % less squared error"
 
 
