@@ -7,8 +7,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,28 @@ def test_a_gradient_that_is_no_number_reaches_no_weight(
     assert "the gradient's norm is nan at step 3" in capsys.readouterr().err
     assert torch.equal(next(nets[0].parameters()), before[0])
     assert torch.load(LAST, weights_only=True)["epoch"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_can_go_on(config: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "training", "fit", "--config", str(config)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, "--trainer.max_epochs", "100000"], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        end = time.monotonic() + 120
+        while not LAST.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        process.send_signal(number)
+        try:
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-1] == f"interrupted; {LAST} is whole, go on with --ckpt_path last."
+    done = torch.load(LAST, weights_only=True)["epoch"] + 1
+    assert fit(config, "--trainer.max_epochs", done + 1, "--ckpt_path", "last") == 0
+    assert torch.load(LAST, weights_only=True)["epoch"] == done
 
 
 def test_early_stop(config: Path) -> None:

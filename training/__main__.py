@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,7 +19,7 @@ from edgevae.errors import EdgevaeError
 
 from . import callbacks
 from .data import FramesDataModule
-from .runs import RunOptions
+from .runs import CHECKPOINTS, RunOptions
 from .task import VAETask
 
 # What is not Lightning's: the module of that name has ``main``.
@@ -63,6 +65,26 @@ class TrainingCLI(LightningCLI):
             trainer.logger = False
         return super().instantiate_trainer(**kwargs)
 
+    def fit(self, **arguments: Any) -> None:
+        """Train. After a signal Lightning returns, or exits with a code of its own."""
+        exited = False
+        try:
+            self.trainer.fit(**arguments)
+        except SystemExit:
+            exited = True
+        if exited or self.trainer.received_sigterm:
+            raise Ended(self.model.run, signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)
+
+
+class Ended(Exception):
+    """A signal ended a run."""
+
+    def __init__(self, run: RunOptions, number: signal.Signals) -> None:
+        self.code = 128 + number
+        last = Path(run.folder) / CHECKPOINTS / "last.ckpt"
+        kept = f"; {last} is whole, go on with --ckpt_path last" if last.exists() else ""
+        super().__init__(f"interrupted{kept}.")
+
 
 def _quiet(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning is about the run, not about products or devices nobody asked for."""
@@ -93,6 +115,12 @@ def main(arguments: list[str] | None = None) -> int:
     except EdgevaeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Ended as end:
+        print(end, file=sys.stderr)
+        return end.code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
