@@ -96,6 +96,15 @@ def test_a_resumed_run_draws_what_it_would_have(root: Path) -> None:
     assert not same(through[:5], through[5:10])
 
 
+@pytest.mark.filterwarnings("ignore:This process")
+def test_the_epoch_may_be_told_after_the_loader_was_begun(root: Path) -> None:
+    """As Lightning does when a run is resumed."""
+    loader: Any = module(root, workers=1).train_dataloader()
+    begun = iter(loader)
+    loader.sampler.set_epoch(2)
+    assert same(list(begun), epochs(module(root), [2]))
+
+
 def test_a_frame_does_not_depend_on_its_batch(root: Path) -> None:
     dataset: Any = module(root).train_dataloader().dataset
     places, items = np.arange(20), np.arange(20)[::-1].copy()

@@ -53,12 +53,12 @@ class Throughput:
 
     def __str__(self) -> str:
         shares = sorted(m / s for m, s in zip(self.in_memory_s, self.loaded_s, strict=True))
-        loaded, in_memory = (statistics.median(s) for s in (self.loaded_s, self.in_memory_s))
+        step_s = statistics.median(self.in_memory_s)
         return (
-            f"{self.batch_size / loaded:.0f} frames a second with loading, {self.batch_size / in_memory:.0f} "
-            f"of a batch in memory: {self.share:.1%} (rounds: {shares[0]:.1%} to {shares[-1]:.1%}). A step "
-            f"takes {1e3 * in_memory:.1f} ms, a batch of {self.batch_size} is made in "
-            f"{1e3 * self.made_s:.2f} ms."
+            f"{self.share:.1%} of the throughput of a batch in memory (rounds: {shares[0]:.1%} to "
+            f"{shares[-1]:.1%}): {self.batch_size / statistics.median(self.loaded_s):.0f} and "
+            f"{self.batch_size / step_s:.0f} frames a second. A step takes {1e3 * step_s:.1f} ms, a batch of "
+            f"{self.batch_size} is made in {1e3 * self.made_s:.2f} ms."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,7 +78,6 @@ class FramesDataModule(L.LightningDataModule):
         self._opened: list[FrameSet] = []
         self._splits: list[Split] = []
         self._held: dict[str, tuple[FrameSet, list[int]]] = {}
-        self._epochs_before = 0  # of a resumed run: loader processes draw before Lightning names the epoch
 
     @property
     def names(self) -> list[str]:
@@ -102,14 +102,6 @@ class FramesDataModule(L.LightningDataModule):
                 "no frame is held out; give hold_out, hold_out_last or parts to one of the sets."
             )
         self._check_fit()
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint, which is made at the end of an epoch."""
-        assert self.trainer is not None
-        return {"epochs": self.trainer.current_epoch + 1}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._epochs_before = int(state_dict["epochs"])
 
     def _open(self) -> None:
         if self._opened:
@@ -247,8 +239,7 @@ class FramesDataModule(L.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             processes=self.trainer.world_size if self.trainer else 1,
         )
-        sampler.set_epoch(self._epochs_before)
-        return DataLoader(
+        return _Loader(
             dataset,
             batch_size=None,
             sampler=sampler,
@@ -260,6 +251,17 @@ class FramesDataModule(L.LightningDataModule):
             # samples would change with the number of workers.
             generator=torch.Generator(),
         )
+
+
+class _Loader(DataLoader[Batch]):
+    """Starts when the first batch is asked for, and not before.
+
+    Lightning makes the first iterator of a run before it tells the sampler which epoch the run is resumed at,
+    and workers would begin with another one.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 def _one_thread(worker: int) -> None:
