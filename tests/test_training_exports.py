@@ -14,7 +14,7 @@ from torch import nn
 
 import edgevae
 import training
-from edgevae import Frame, export, model_file
+from edgevae import Frame, export, model_file, torch_layers
 
 # float32 sums of a few hundred terms in another order: some 1e-7 of the latent, with a factor of ten to spare
 CLOSE = 1e-5
@@ -155,3 +155,25 @@ def test_checkpoints_of_every_model_come_back(net: training.models.VAE, tmp_path
     x, condition = batch(net, 2)
     with torch.no_grad():
         assert torch.equal(again(x, condition).y, net(x, condition).y)
+
+
+def test_the_table_of_models_is_true() -> None:
+    """docs/training-models.md: what a model takes, its latent, parameters and products."""
+    page = Path(__file__).parents[1] / "docs" / "training-models.md"
+    rows = [line.split("|")[1:-1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    table = {row[0].strip(" `"): [cell.strip() for cell in row[3:]] for row in rows if len(row) == 8}
+    assert list(table) == list(training.models.REGISTRY)
+    for name, (takes, latent, parameters, *products) in table.items():
+        net = training.models.build(name).eval()
+        shape = (net.input.channels, net.input.height, net.input.width)
+        classes = f", {net.condition_dim} classes" if net.condition_dim else ""
+        assert takes == "×".join(map(str, shape)) + classes, name
+        assert latent == str(net.latent_dim), name
+        assert parameters == f"{sum(p.numel() for p in net.parameters()):,}".replace(",", " "), name
+        x, condition = batch(net, 1)
+        halves = (("encoder", x, shape), ("decoder", torch.zeros(1, net.latent_dim), (net.latent_dim,)))
+        for (half, start, start_shape), claimed in zip(halves, products, strict=True):
+            layers, tensors = torch_layers.walk(half, getattr(net, half), start, condition)
+            pool = edgevae._core.Pool(1)
+            network = edgevae._core.Network(layers, tensors, start_shape, net.condition_dim, pool)
+            assert claimed == f"{network.properties()['macs'] / 1e6:.1f} M", (name, half)

@@ -47,7 +47,7 @@ def transition_vae(
     * as many halvings as leave 4 to 7 cells along the shorter side, so that the linear layers have the same
       size at 64 and at 1024 pixels instead of growing with the picture;
     * channels halve from ``width`` at those cells towards the picture, down to ``min_width``: a large picture
-      adds narrow layers, so that 1024 pixels take 0.8 GMAC each way and train within 8 GiB;
+      adds narrow layers, and 1024 pixels take 0.5 G products each way in grey and train within 8 GiB;
     * weights drawn so that a signal keeps its size through all sixteen layers: PyTorch's own leave 5e-6
       between the pictures of two latents at 1024 pixels;
     * no BatchNorm: the statistics of the few large pictures of a batch differ from the running ones, and the
