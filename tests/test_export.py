@@ -175,6 +175,43 @@ def test_native_computes_what_the_module_computes(make: Callable[[], Net], tmp_p
     np.testing.assert_allclose(decoded, wanted_decoded, atol=1e-5, rtol=0)
 
 
+def conditional_net() -> Net:
+    """Three classes beside the latent, and in the encoder behind a linear layer."""
+    concat, size = torch_layers.ConcatCondition(3), int(np.prod(SHAPE))
+    encoder = [nn.Flatten(), nn.Linear(size, 6), nn.ReLU(), concat, nn.Linear(6 + 3, 2 * LATENT)]
+    decoder = [concat, nn.Linear(LATENT + 3, size), nn.Unflatten(1, SHAPE), nn.Tanh()]
+    return Net(torch_layers.Chain(*encoder), torch_layers.Chain(*decoder), condition_dim=3)
+
+
+def test_conditions_are_part_of_the_parity_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export.to_native(conditional_net(), tmp_path / "good", frames=images())
+    walk = torch_layers.walk
+
+    def wrong(name: str, module: nn.Module, *example: Any) -> Any:
+        layers, tensors = walk(name, module, *example)
+        if name == "decoder":  # right for the first class, wrong for the others
+            tensors["decoder.1.weight"][:, LATENT + 1] += 0.1
+        return layers, tensors
+
+    monkeypatch.setattr(torch_layers, "walk", wrong)
+    with pytest.raises(ExportError, match="disagrees"):
+        export.to_native(conditional_net(), tmp_path / "m", frames=images())
+    assert os.listdir(tmp_path) == ["good"]
+
+
+def test_a_conditional_model_that_cannot_hand_its_condition_on(tmp_path: Path) -> None:
+    net = conditional_net()
+    net.decoder = nn.Sequential(*net.decoder)
+    for write in (export.to_native, export.to_torchscript, export.to_onnx):
+        with pytest.raises(ExportError, match=r"nn.Sequential, which takes no condition; wanted .*Chain"):
+            write(net, tmp_path / "m", frames=images())
+    unused = Net(plain_encoder(), torch_layers.Chain(*plain_decoder()), condition_dim=3)
+    unused.encoder = torch_layers.Chain(*unused.encoder)
+    with pytest.raises(ExportError, match="no layer is concat_condition"):
+        export.to_native(unused, tmp_path / "m", frames=images())
+    assert os.listdir(tmp_path) == []
+
+
 def test_batchnorm_is_folded_in_float64(tmp_path: Path) -> None:
     conv, norm = nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3)
     chain = settle(nn.Sequential(conv, norm))
