@@ -11,16 +11,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
-try:
-    from . import _core as _core
-except ModuleNotFoundError as error:  # run from a source tree that was never built
-    raise ImportError(
-        f"edgevae's compiled module is missing ({error}). Run 'pip install .' (or 'pip install -e .' to work "
-        "inside the source tree)."
-    ) from None
-
 from .errors import (
     EdgevaeError,
     ExportError,
@@ -32,12 +22,20 @@ from .errors import (
     SourceError,
     SourceLost,
 )
-from .frame import Frame, Intrinsics
-from .model import Decoded, Encoded, Model, ModelSpec, load
 
 if TYPE_CHECKING:
+    from . import _core as _core
     from . import export as export
+    from .frame import Frame as Frame
+    from .frame import Intrinsics as Intrinsics
+    from .model import Decoded as Decoded
+    from .model import Encoded as Encoded
+    from .model import Model as Model
+    from .model import ModelSpec as ModelSpec
+    from .model import load as load
     from .sources import open_source as open_source
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Decoded",
@@ -61,11 +59,32 @@ __all__ = [
     "open_source",
 ]
 
+# Where each of the others is. It is imported when it is first asked for: it brings NumPy and more along, and
+# ``edgevae`` on the command line has signals to look after before.
+_MODULES = {
+    **dict.fromkeys(("Frame", "Intrinsics"), "frame"),
+    **dict.fromkeys(("Decoded", "Encoded", "Model", "ModelSpec", "load"), "model"),
+    "open_source": "sources",
+}
+
 
 def __getattr__(name: str) -> object:
-    # Sources and export bring their own dependencies: they load when they are first asked for.
-    if name == "open_source":
-        return importlib.import_module(".sources", __name__).open_source
-    if name == "export":
-        return importlib.import_module(".export", __name__)
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in ("export", "frame", "model"):
+        return importlib.import_module(f".{name}", __name__)
+    if name == "_core":  # being imported, or run from a source tree that was never built
+        try:
+            return importlib.import_module("._core", __name__)
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"edgevae's compiled module is missing ({error}). Run 'pip install .' (or 'pip install -e .' "
+                "to work inside the source tree)."
+            ) from None
     raise AttributeError(f"module 'edgevae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
