@@ -139,7 +139,7 @@ def test_stopping_and_going_on(tiny_model_path: Path, tmp_path: Path, corpus: li
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130, complaint
+    assert process.returncode == 143, complaint
     assert "--resume goes on" in complaint
     rows = len(read_latents(path))
     assert 0 < rows < len(good) * FRAMES

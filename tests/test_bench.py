@@ -391,7 +391,7 @@ def test_an_interrupted_bench_leaves_nothing(number: int, model: Path, tmp_path:
         time.sleep(0.5)
         process.send_signal(number)
         _, said = process.communicate(timeout=20)
-    assert said in ("", "edgevae: interrupted.\n")
+    assert said in ("edgevae: interrupted.\n", "edgevae: ended by SIGTERM.\n")
     assert process.returncode == 128 + number
     assert pids
     assert all(gone(int(pid)) for pid in pids)
@@ -612,23 +612,18 @@ def test_arguments_that_make_no_sense(model: Path, tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["bench", "--model", "random:1", "--against", "none", "--rounds", "1", "--threads", "1"]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        assert cli.main([*base, "--json", str(tmp_path / "j"), "--markdown", str(tmp_path / "a" / "m")]) == 0
-        assert json.loads((tmp_path / "j").read_text())["path"] == "random:1"
-        assert (tmp_path / "a" / "m").read_text().startswith("rgbd-vae, width 1, random weights (random:1)")
-        layers = [*base, "--layers", "--json", str(tmp_path / "l"), "--markdown", str(tmp_path / "lm")]
-        assert cli.main(layers) == 0
-        assert len(json.loads((tmp_path / "l").read_text())["steps"]) == 12
-        assert "| decode[10] upsample_conv2d |" in (tmp_path / "lm").read_text()
-        capsys.readouterr()
-        for option, value, said in (
-            ("--plot", "p.gif", "ends in .svg or .png"),
-            ("--json", ".", "is a folder"),
-            ("--json", "j/x", "cannot write"),
-        ):
-            assert cli.main([*base, option, str(tmp_path / value)]) == 2
-            assert said in capsys.readouterr().err
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    assert cli.main([*base, "--json", str(tmp_path / "j"), "--markdown", str(tmp_path / "a" / "m")]) == 0
+    assert json.loads((tmp_path / "j").read_text())["path"] == "random:1"
+    assert (tmp_path / "a" / "m").read_text().startswith("rgbd-vae, width 1, random weights (random:1)")
+    layers = [*base, "--layers", "--json", str(tmp_path / "l"), "--markdown", str(tmp_path / "lm")]
+    assert cli.main(layers) == 0
+    assert len(json.loads((tmp_path / "l").read_text())["steps"]) == 12
+    assert "| decode[10] upsample_conv2d |" in (tmp_path / "lm").read_text()
+    capsys.readouterr()
+    for option, value, said in (
+        ("--plot", "p.gif", "ends in .svg or .png"),
+        ("--json", ".", "is a folder"),
+        ("--json", "j/x", "cannot write"),
+    ):
+        assert cli.main([*base, option, str(tmp_path / value)]) == 2
+        assert said in capsys.readouterr().err

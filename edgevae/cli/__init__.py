@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from ..ending import check_ended
 from ..errors import EdgevaeError
 from . import archives, machine, models, records, run
 from .common import complain, with_value
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         return 0
     except Exception as error:
+        check_ended()  # an import that is broken off, for one, may fail with any error
         if debug:
             raise
         if isinstance(error, EdgevaeError):
@@ -64,6 +66,7 @@ def _past_typer(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
+        check_ended()
         try:
             command(*arguments, **options)
             sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -154,4 +155,4 @@ def _say_how_it_ended(tally: Tally, output: Path, reason: str) -> None:
         )
     if reason and 1 < tally.sources != tally.finished:
         complain(f"stopped by {reason} after {tally.finished} of {tally.sources} sources; --resume goes on.")
-        raise typer.Exit(130)
+        raise typer.Exit(128 + (signal.SIGTERM if reason == "SIGTERM" else signal.SIGINT))

@@ -55,8 +55,6 @@ def bench(
     Each engine runs in a process of its own; they take turns, on the same threads, after their answers were
     compared with a float64 run.
     """
-    import signal
-
     from ..bench import run_bench
     from ..bench.layers import LayersReport, run_layers
     from ..bench.plot import check_plot, write_plot
@@ -72,8 +70,6 @@ def bench(
             if path.is_dir():
                 raise RecordError(f"{path} is a folder, wanted the name of a file.")
             ready_folder(path.parent)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: ends the workers, removes what they ran
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     say = _say if sys.stderr.isatty() else lambda text: None
     report: BenchReport | LayersReport
     if layers:
