@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,45 @@ def os_errors_as_sentences(path: Path) -> Iterator[None]:
         # HDF5's own text runs over half a page; the number says the same in words.
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise RecordError(f"cannot write {path}: {reason}; check the disk or choose another path.") from error
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise RecordError when ``path`` is there and may not be replaced, or is no file."""
+    with os_errors_as_sentences(path):
+        if path.is_dir():
+            raise RecordError(f"{path} is a folder, wanted the name of a file.")
+        if path.exists() and not path.is_file():  # a device, such as /dev/null, would be replaced by a file
+            raise RecordError(f"{path} is no regular file, wanted the name of one.")
+        if path.exists() and not overwrite:
+            raise RecordError(f"{path} exists; choose another name or pass --overwrite.")
+
+
+def check_outputs(
+    *paths: Path | None, overwrite: bool, read: Iterable[Path] = (), suffixes: tuple[str, ...] = ()
+) -> None:
+    """Make sure, before any work, that a command can write files of these names; their folders are created.
+
+    Args:
+        paths: None stands for a file that is not asked for.
+        overwrite: replace those that are there.
+        read: files that the command reads, which it must not replace.
+        suffixes: with these, one of them must end every name.
+
+    Raises:
+        RecordError: one is there, is no file, is named twice or read, or cannot be written.
+    """
+    taken = {os.path.realpath(path) for path in read}
+    for path in paths:
+        if path is None:
+            continue
+        if suffixes and path.suffix.lower() not in suffixes:
+            wanted = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+            raise RecordError(f"{path} has the suffix '{path.suffix}', wanted {wanted}.")
+        if os.path.realpath(path) in taken:
+            raise RecordError(f"{path} is read or written by this command already; choose another name.")
+        taken.add(os.path.realpath(path))
+        refuse_existing(path, overwrite=overwrite)
+        ready_folder(path.parent)
 
 
 def ready_folder(folder: Path) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .animation import check_animation, write_animation
-from .errors import LatentError, RecordError
-from .files import ready_folder, write_whole
+from .errors import LatentError
+from .files import check_outputs, write_whole
 from .latent_of import Named
 from .model import Decoded, Model
 from .pictures import DepthScale, Panel, png, sheet
@@ -39,19 +39,11 @@ def line(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], steps: int) -> 
     return np.asarray((1 - t) * a.astype(np.float64) + t * b.astype(np.float64), np.float32)
 
 
-def check_output(
-    path: Path, *, overwrite: bool, suffixes: tuple[str, ...] = (".gif", ".mp4", ".png")
-) -> None:
-    """Raise RecordError unless pictures can be written to ``path``, which must have one of the suffixes."""
-    if path.suffix.lower() not in suffixes:
-        raise RecordError(f"{path} has the suffix '{path.suffix}', wanted {' or '.join(suffixes)}.")
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise RecordError unless an animation or a sheet can be written to ``path``."""
+    check_outputs(path, overwrite=overwrite, suffixes=(".gif", ".mp4", ".png"))
     if path.suffix.lower() != ".png":
         check_animation(path)
-    if path.is_dir():
-        raise RecordError(f"{path} is a folder, wanted the name of a file.")
-    if path.exists() and not overwrite:
-        raise RecordError(f"{path} exists; choose another name or pass --overwrite.")
-    ready_folder(path.parent)
 
 
 def interpolate(

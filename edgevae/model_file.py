@@ -165,7 +165,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         info = path.stat()
         if stat.S_ISDIR(info.st_mode):
-            raise ModelFileError(f"{path} is a directory, {_WRITTEN_BY}.")
+            raise ModelFileError(f"{path} is a folder, {_WRITTEN_BY}.")
         if not stat.S_ISREG(info.st_mode):
             raise ModelFileError(f"{path} is a device or pipe, {_WRITTEN_BY}.")
         if info.st_size > MAX_FILE_BYTES:

@@ -10,26 +10,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RecordError
-from .files import ready_folder, write_json, write_whole
+from .files import write_json, write_whole
 from .latents import Latents
 from .pictures import png
 
+SUFFIXES = (".png", ".csv", ".json")
 _SIZE = (960, 300)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 44, 40
 _PAPER, _INK, _FAINT, _LINE = (22, 23, 26), (226, 228, 232), (70, 73, 80), (86, 182, 194)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-
-
-def check_report(path: Path, *, overwrite: bool) -> None:
-    """Raise RecordError unless a report can be written to ``path``: .png, .csv or .json."""
-    if path.suffix.lower() not in (".png", ".csv", ".json"):
-        raise RecordError(f"{path} has the suffix '{path.suffix}', wanted .png, .csv or .json.")
-    if path.is_dir():
-        raise RecordError(f"{path} is a folder, wanted the name of a file.")
-    if path.exists() and not overwrite:
-        raise RecordError(f"{path} exists; choose another name or pass --overwrite.")
-    ready_folder(path.parent)
 
 
 def write_report(path: Path, latents: Latents, novelty: npt.NDArray[np.float32], *, title: str) -> None:

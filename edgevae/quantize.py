@@ -237,7 +237,7 @@ def _check_model(path: Path, document: Mapping[str, Any]) -> None:
 
 def _check_target(source: Path, target: Path) -> None:
     if target.is_dir():
-        raise ModelFileError(f"{target} is a directory, wanted the name of the file to write.")
+        raise ModelFileError(f"{target} is a folder, wanted the name of the file to write.")
     if not os.access(target.parent, os.W_OK):
         raise ModelFileError(f"{target.parent} is not a folder that can be written, wanted an existing one.")
     if target.exists() and os.path.samefile(source, target):

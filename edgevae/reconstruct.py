@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from .errors import FrameError, RecordError, SourceError
-from .files import ready_folder
+from .files import ready_folder, refuse_existing
 from .mapping.builder import MapBuilder, MapSettings, check_decodes_metres
 from .mapping.views import View, camera_view, decoded_view
 from .trajectory import Trajectory
@@ -109,10 +109,7 @@ def check_map_path(path: Path, *, overwrite: bool) -> None:
     """Raise RecordError when ``path`` is no name for a map, or there and not to be replaced."""
     if path.suffix.lower() != ".ply":
         raise RecordError(f"cannot write a map to {path}: its suffix is '{path.suffix}', wanted .ply.")
-    if path.is_dir():
-        raise RecordError(f"{path} is a folder, wanted the name of a .ply file.")
-    if path.exists() and not overwrite:
-        raise RecordError(f"{path} exists; choose another name or pass --overwrite.")
+    refuse_existing(path, overwrite=overwrite)
 
 
 def _poses(latents: Latents, trajectory: Path | None) -> Callable[[int], Pose | None] | None:

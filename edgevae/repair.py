@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RecordError
-from .files import move_into_place, os_errors_as_sentences, ready_folder, temporary_name
+from .files import check_outputs, move_into_place, os_errors_as_sentences, temporary_name
 from .latents import HDF5_MAGIC, check_row, first_words, open_hdf5
 from .mcap_file import MAGIC, McapScan, need_mcap
 from .mcap_layout import LATENT_SCHEMA
@@ -40,11 +40,12 @@ class Repair:
     lost: str = ""
 
 
-def repair(path: Path, output: Path | None = None) -> Repair:
+def repair(path: Path, output: Path | None = None, *, overwrite: bool = False) -> Repair:
     """Recover ``path`` into ``output``, by default a file named ``NAME.repaired.SUFFIX`` beside it.
 
     Raises:
-        RecordError: ``path`` is no record or holds no whole row, or ``output`` exists or cannot be written.
+        RecordError: ``path`` is no record or holds no whole row, or ``output`` exists and
+            ``overwrite`` is false, or cannot be written.
         EdgevaeError: a library for this kind of record is not installed.
     """
     if not path.is_file():
@@ -55,11 +56,7 @@ def repair(path: Path, output: Path | None = None) -> Repair:
         output = path.with_name(f"{path.stem.lstrip('.')}.repaired{suffix}")
     elif output.suffix.lower() != suffix:
         raise RecordError(f"{path} is a {suffix} record; the new file's name must end in {suffix}, too.")
-    if output.is_dir():
-        raise RecordError(f"{output} is a folder, wanted the name of a file.")
-    if output.exists():
-        raise RecordError(f"{output} exists; choose another name by -o.")
-    ready_folder(output.parent)
+    check_outputs(output, overwrite=overwrite, read=[path])
     temporary = temporary_name(output)
     try:
         with os_errors_as_sentences(output):
@@ -69,7 +66,7 @@ def repair(path: Path, output: Path | None = None) -> Repair:
                     f"{path} holds no whole {found.unit.rstrip('s')}; nothing can be recovered."
                 )
             if not whole:
-                move_into_place(temporary, output, overwrite=False)
+                move_into_place(temporary, output, overwrite=overwrite)
                 found.output = output
     finally:
         with suppress(OSError):

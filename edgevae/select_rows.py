@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import RecordError
-from .files import move_into_place, os_errors_as_sentences, ready_folder, temporary_name
+from .files import check_outputs, move_into_place, os_errors_as_sentences, temporary_name
 from .latents import hdf5_errors_as_sentences, open_hdf5, read_latents
 
 _HDF5 = (".h5", ".hdf5")
@@ -22,13 +22,7 @@ def check_output(path: Path, output: Path, *, overwrite: bool) -> None:
         raise RecordError(f"rows can be selected from .h5 and .jsonl records; {path} has '{path.suffix}'.")
     if suffix != wanted and not (suffix in _HDF5 and wanted in _HDF5):
         raise RecordError(f"{output} has the suffix '{output.suffix}', wanted '{path.suffix}' as {path} has.")
-    if output.is_dir():
-        raise RecordError(f"{output} is a folder, wanted the name of a file.")
-    if output.exists() and output.samefile(path):
-        raise RecordError(f"{output} is the record itself; choose another name.")
-    if output.exists() and not overwrite:
-        raise RecordError(f"{output} exists; choose another name or pass --overwrite.")
-    ready_folder(output.parent)
+    check_outputs(output, overwrite=overwrite, read=[path])
 
 
 def select_rows(path: Path, rows: Sequence[int], output: Path, *, overwrite: bool = False) -> None:

@@ -343,7 +343,7 @@ BAD = {
     ),
     "a folder as a model": (
         ["stream", "--camera", "synthetic", "--model", "{tmp}/empty"],
-        "empty is a directory, wanted a model file",
+        "empty is a folder, wanted a model file",
     ),
     "a truncated model": (["info", "{tmp}/torn.safetensors"], "torn.safetensors"),
     "a model that lies": (["info", "{tmp}/lies.safetensors"], "encoder"),

@@ -151,7 +151,7 @@ def test_an_odd_size_keeps_its_last_row(tmp_path: Path) -> None:
         ("{tmp}/c.png#1", [], "has 1 frames, wanted frame 1"),
         ("{tmp}/torn.png", [], "torn.png"),
         ("97", [], "97"),
-        ("synthetic", ["-o", "{tmp}/x.webp"], "wanted .gif or .mp4 or .png"),
+        ("synthetic", ["-o", "{tmp}/x.webp"], "wanted .gif, .mp4 or .png"),
         ("synthetic", ["-o", "{tmp}"], "suffix"),
         ("synthetic", ["-o", "{tmp}/c.png"], "exists"),
         ("synthetic", ["--steps", "1"], "steps"),

@@ -248,7 +248,10 @@ def test_commands_on_a_made_up_walk(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["keyframes", "{z}", "-o", "{tmp}/k.jsonl"], "either -n N"),
         (["keyframes", "{z}", "-o", "{tmp}/k.jsonl", "-n", "2", "--threshold", "1"], "either -n N"),
         (["keyframes", "{z}", "-o", "{tmp}/k.h5", "-n", "2"], "wanted '.jsonl'"),
-        (["keyframes", "{z}", "-o", "{z}", "-n", "2", "--overwrite"], "is the record itself"),
+        (
+            ["keyframes", "{z}", "-o", "{z}", "-n", "2", "--overwrite"],
+            "is read or written by this command already",
+        ),
         (["keyframes", "{z}", "-o", "{tmp}/there.csv/k.jsonl", "-n", "2"], "cannot write"),
         (["keyframes", "{z}", "-o", "{tmp}/k.jsonl", "--threshold", "0"], "threshold is 0"),
     ],

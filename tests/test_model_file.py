@@ -265,7 +265,7 @@ def test_paths_that_hold_no_file(tmp_path: Path) -> None:
     assert_sentence(error, "absent.safetensors", "does not exist", "edgevae export")
     with pytest.raises(ModelFileError) as error:
         model_file.read(tmp_path)
-    assert_sentence(error, "is a directory")
+    assert_sentence(error, "is a folder")
     with pytest.raises(ModelFileError) as error:
         model_file.read("/dev/zero")
     assert_sentence(error, "device")

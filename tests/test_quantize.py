@@ -356,7 +356,7 @@ def test_what_loses_too_much_is_not_kept(
     target = tmp_path / "m.safetensors"
     target.write_bytes(b"an older file")
     arguments = ["quantize", tiny_model_path, "--calibrate", "synthetic", "-o", target, "--frames", 12]
-    assert main([str(argument) for argument in arguments]) == 2
+    assert main([*map(str, arguments), "--overwrite"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
@@ -439,7 +439,7 @@ def test_models_that_cannot_be_quantized(tiny_model_path: Path, tmp_path: Path) 
 
 def test_names_that_cannot_be_written(tiny_model_path: Path, tmp_path: Path) -> None:
     for target, says in (
-        (tmp_path, "is a directory"),
+        (tmp_path, "is a folder"),
         (tmp_path / "absent" / "m", "not a folder that can be written"),
     ):
         with pytest.raises(ModelFileError, match=says):

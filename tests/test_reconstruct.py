@@ -226,7 +226,7 @@ def test_a_record_without_a_camera(record: Path, tmp_path: Path, capsys: pytest.
         (["-o", "{}/a.ply", "--memory", "0"], "wanted a positive number"),
         (["-o", "{}/a.ply", "--truncation", "0.001"], "a truncation of 0.001 m"),
         (["-o", "{}/a.ply", "--truncation", "0"], "a truncation of 0 m"),
-        (["-o", "{}/a.ply", "--json", "{}/folder.ply"], "wanted the name of a file for --json"),
+        (["-o", "{}/a.ply", "--json", "{}/folder.ply"], "folder.ply is a folder, wanted the name of a file"),
         (["-o", "{}/a.ply", "--reference", "{}/pictures"], "no frame with depth at a time of the record"),
         (["-o", "{}/a.ply", "--reference", "tum:nowhere"], "no folder nowhere"),
         (["-o", "{}/old.ply/a.ply"], "cannot write"),

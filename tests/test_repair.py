@@ -168,10 +168,12 @@ def test_nothing_is_replaced(model: Model, tmp_path: Path, suffix: str) -> None:
     record(model, path)
     path.write_bytes(path.read_bytes()[:-20])
     other.write_bytes(b"precious")
-    with pytest.raises(RecordError, match=rf"z\.repaired{suffix} exists; choose another name by -o"):
+    with pytest.raises(
+        RecordError, match=rf"z\.repaired{suffix} exists; choose another name or pass --overwrite"
+    ):
         repair(path)
-    with pytest.raises(RecordError, match="exists"):
-        repair(path, path)
+    with pytest.raises(RecordError, match="is read or written by this command already"):
+        repair(path, path, overwrite=True)
     assert other.read_bytes() == b"precious"
     with pytest.raises(RecordError, match=rf"must end in {suffix}, too"):
         repair(path, tmp_path / "z.txt")

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RecordError
-from ..files import os_errors_as_sentences
+from ..files import os_errors_as_sentences, refuse_existing
 from ..frame import Frame, Intrinsics
 
 if TYPE_CHECKING:
@@ -200,11 +199,8 @@ class RecordFile(Sink):
                     os.close(descriptor)
 
     def refuse_existing(self) -> None:
-        """Raise RecordError when the file is there and may not be replaced, or is a folder."""
-        if self.path.is_dir():
-            raise RecordError(f"{self.path} is a folder, wanted the name of a file to record to.")
-        if self.path.exists() and not self.overwrite:
-            raise RecordError(f"{self.path} exists; choose another name or pass --overwrite.")
+        """Raise RecordError when the file is there and may not be replaced, or is no file."""
+        refuse_existing(self.path, overwrite=self.overwrite)
 
     def name_next(self) -> None:
         """Turn to a name that no file has, where this run has put rows under the present one."""
