@@ -76,17 +76,14 @@ def embed(
     from ..archive import EmbedStats, Engine, LocalEngine, Plan, Tally, read_list
     from ..archive import embed as run
     from ..archive.show import choose_display
-    from ..files import ready_folder, write_json
+    from ..files import check_outputs, write_json
     from ..model import load
     from ..panel import print_summary
     from ..stream import Stop, StopOnSignal
 
     names = (*(sources or ()), *(read_list(from_list) if from_list else ()))
     plan = Plan(names, depth, None if calibration is None else str(calibration))
-    if stats is not None:
-        if stats.is_dir():
-            raise RecordError(f"{stats} is a folder, wanted the name of a file for --stats.")
-        ready_folder(stats.parent)
+    check_outputs(stats, overwrite=overwrite or resume, read=[output])
     first = load(model, threads=threads, isa=isa)
     chosen: Engine
     if engine == "ray":

@@ -32,7 +32,7 @@ CalibrationOption = Annotated[
     ),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what the output would refuse to.")
+    bool, typer.Option("--overwrite", help="Replace files that are there; without, they are an error.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show only the summary.")]
 VoxelOption = Annotated[float, typer.Option(metavar="M", help="Side of the map's voxels, metres.")]

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import EdgevaeError, RecordError
-from .common import ModelOption, ThreadsOption
+from ..errors import EdgevaeError
+from .common import ModelOption, OverwriteOption, ThreadsOption
 
 
 def bench(
@@ -49,6 +49,7 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw a bar chart, .svg or .png, too.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Time the engine on this machine, beside others that are installed.
 
@@ -59,17 +60,13 @@ def bench(
     from ..bench.layers import LayersReport, run_layers
     from ..bench.plot import check_plot, write_plot
     from ..bench.report import BenchReport
-    from ..files import ready_folder, write_json, write_whole
+    from ..files import check_outputs, write_json, write_whole
 
     if layers and (plot is not None or against not in (None, "none")):
         raise EdgevaeError("--layers times edgevae alone and draws nothing; leave out --against and --plot.")
     if plot is not None:
         check_plot(plot)
-    for path in (json_path, markdown, plot):
-        if path is not None:
-            if path.is_dir():
-                raise RecordError(f"{path} is a folder, wanted the name of a file.")
-            ready_folder(path.parent)
+    check_outputs(json_path, markdown, plot, overwrite=overwrite)
     say = _say if sys.stderr.isatty() else lambda text: None
     report: BenchReport | LayersReport
     if layers:

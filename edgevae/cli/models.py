@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import DepthOption, QuietOption, ThreadsOption
+from .common import DepthOption, OverwriteOption, QuietOption, ThreadsOption
 
 
 def info(
@@ -35,10 +35,17 @@ def export(
     frames: Annotated[
         str | None, typer.Option(metavar="URI", help="A source for the parity check; default: synthetic.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Turn a checkpoint into a model file; checks that both agree."""
     from .. import export as exporting
+    from ..files import check_outputs
 
+    files = [output]
+    if format == "onnx":  # two files, named as export.to_onnx names them
+        stem = output.with_suffix("") if output.suffix == ".onnx" else output
+        files = [stem.with_name(f"{stem.name}.{half}.onnx") for half in ("encoder", "decoder")]
+    check_outputs(*files, overwrite=overwrite, read=[checkpoint])
     print(f"wrote {exporting.export(checkpoint, format, output, precision, frames)}")
 
 
@@ -55,6 +62,7 @@ def quantize(
         int, typer.Option(min=1, metavar="N", help="Frames to take, spread over the source.")
     ] = 64,
     depth: DepthOption = None,
+    overwrite: OverwriteOption = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -62,6 +70,8 @@ def quantize(
 
     Every fourth frame is held out of calibration and measured on, too.
     """
+    from ..files import check_outputs
     from ..quantize import quantize as run
 
+    check_outputs(output, overwrite=overwrite, read=[model])
     print(f"wrote {run(model, output, calibrate, frames=frames, depth=depth, threads=threads, quiet=quiet)}")

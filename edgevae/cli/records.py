@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import LatentError, RecordError
+from ..errors import LatentError
 from ..mapping import MAX_DEPTH_M, MAX_MB, VOXEL_M
 from .common import (
     MaxDepthOption,
@@ -109,7 +109,7 @@ def reconstruct(
     Needs Open3D: pip install "edgevae[map]".
     """
     from ..decode import check_model
-    from ..files import ready_folder, write_json
+    from ..files import check_outputs, write_json
     from ..latents import read_latents
     from ..mapping.builder import MapSettings
     from ..model import load
@@ -119,10 +119,7 @@ def reconstruct(
     from ..sources.image_files import read_camera
 
     check_map_path(output, overwrite=overwrite)
-    if json_path is not None:
-        if json_path.is_dir():
-            raise RecordError(f"{json_path} is a folder, wanted the name of a file for --json.")
-        ready_folder(json_path.parent)
+    check_outputs(output, json_path, overwrite=overwrite, read=[latents])
     settings = MapSettings(voxel, max_depth, truncation, mesh, memory)
     rows = read_latents(latents)
     network = load(model, threads=threads)
@@ -156,6 +153,7 @@ def repair(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="The new file; default: NAME.repaired.SUFFIX."),
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Recover what a cut-off record still holds, into a new file.
 
@@ -163,7 +161,7 @@ def repair(
     """
     from ..repair import repair as run
 
-    found = run(record, output)
+    found = run(record, output, overwrite=overwrite)
     if found.output is None:
         print(f"{record} is whole: {found.rows} {found.unit}; nothing to repair")
     else:
@@ -222,14 +220,14 @@ def similar(
 ) -> None:
     """Name the rows of a record nearest to a frame or to one of its rows: scenes that look alike."""
     from ..decode import check_model
-    from ..interpolate import check_output, write_sheet
+    from ..files import check_outputs
+    from ..interpolate import write_sheet
     from ..latent_of import Named, latent_of, row_of
     from ..latent_tools import nearest
     from ..latents import read_latents
     from ..model import load
 
-    if output is not None:
-        check_output(output, overwrite=overwrite, suffixes=(".png",))
+    check_outputs(output, overwrite=overwrite, suffixes=(".png",))
     rows = read_latents(latents)
     own = int(to) if to.isascii() and to.isdecimal() and len(to) < 19 else None
     network: Model | None = None
@@ -269,13 +267,13 @@ def novelty(
     """Show how new each row is: its distance to the nearest row before it."""
     import numpy as np
 
+    from ..files import check_outputs
     from ..latent_tools import novelty as run
     from ..latents import read_latents
-    from ..novelty_report import check_report, write_report
+    from ..novelty_report import SUFFIXES, write_report
     from ..panel import sparkline
 
-    for path in output or []:
-        check_report(path, overwrite=overwrite)
+    check_outputs(*(output or []), overwrite=overwrite, suffixes=SUFFIXES)
     rows = read_latents(latents)
     values = run(rows.latent, gap=gap, kind=distance)
     known = np.flatnonzero(~np.isnan(values))

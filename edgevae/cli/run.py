@@ -178,6 +178,7 @@ def stream(
         isa=isa,
         quiet=quiet,
         stats_path=stats,
+        overwrite=overwrite,
         limits={
             "max_frames": frames,
             "max_seconds": seconds,
@@ -206,12 +207,13 @@ def _run(
     isa: str,
     quiet: bool,
     stats_path: Path | None,
+    overwrite: bool,
     limits: dict[str, Any],
     loop: bool = False,
     on_lost: OnLost = OnLost.exit,
 ) -> None:
     """Open, run, show, summarise."""
-    from ..files import ready_folder, write_json
+    from ..files import check_outputs, write_json
     from ..model import load
     from ..panel import choose_display, print_summary
     from ..sinks.jsonl import JsonlPipe
@@ -222,10 +224,7 @@ def _run(
     from ..stats import Stats
     from ..stream import Stop, StopOnSignal, run
 
-    if stats_path is not None:
-        if stats_path.is_dir():
-            raise RecordError(f"{stats_path} is a folder, wanted the name of a file for --stats.")
-        ready_folder(stats_path.parent)
+    check_outputs(stats_path, overwrite=overwrite, read=[sink.path for sink in sinks])
     model = load(model_path, threads=threads, isa=isa)
 
     def open_it() -> Source:
