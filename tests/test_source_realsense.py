@@ -44,6 +44,7 @@ from edgevae.cli import main
 from edgevae.frame import Frame, Intrinsics
 from edgevae.latents import read_latents
 from edgevae.sinks import Row
+from edgevae.sources.paired import PairedSource
 from edgevae.sources.realsense import RealsenseSource, open_realsense
 from edgevae.sources.realsense_file import RealsenseFile, is_realsense_recording
 from edgevae.sources.realsense_frames import FILTERS
@@ -449,6 +450,21 @@ def test_a_recording_without_its_depth_or_with_filters(recording: Path) -> None:
     for query in ("?filters=blur", "?size=3x3"):
         with pytest.raises(SourceError, match="wanted"):
             open_source(f"{recording}{query}")
+
+
+def test_the_depth_of_a_recording_for_another_source(recording: Path) -> None:
+    """As the depth camera saw it, not as its colour camera does: so does the live one."""
+    with open_source("synthetic?size=64x48&frames=3", depth=str(recording)) as paired:
+        assert isinstance(paired, PairedSource)
+        depth = paired._sources[1]
+        frames = list(depth)
+    assert [int(frame.depth.max()) - 2000 for frame in frames] == [
+        n for n in range(45) if n not in (5, 20, 21)
+    ]
+    assert depth.counts() == {}
+    assert (frames[0].width, frames[0].height) == DEPTH_SIZE
+    assert frames[0].intrinsics is not None
+    assert (frames[0].intrinsics.width, frames[0].intrinsics.height) == DEPTH_SIZE
 
 
 def test_closing_a_recording_early_leaves_nothing_behind(recording: Path) -> None:

@@ -27,6 +27,7 @@ from edgevae.errors import FrameError, SourceError
 from edgevae.frame import Frame
 from edgevae.sinks import open_record
 from edgevae.sources import Source, open_source
+from edgevae.sources.paired import PairedSource
 
 ROS1, ROS2 = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_HUMBLE)
 START_NS = 1_700_000_000_000_000_000
@@ -518,6 +519,46 @@ def test_our_own_record_plays_back(tiny_model_path: Path, tmp_path: Path, uri: s
             np.testing.assert_array_equal(model.encode_frame(played).latent, wanted)
             near = model.encode_frame(like).latent
             assert near @ wanted > 0.99 * np.linalg.norm(near) * np.linalg.norm(wanted)
+
+
+def test_our_own_record_of_depth_alone_goes_beside_a_source_of_colour(
+    tiny_model_path: Path, tmp_path: Path
+) -> None:
+    uri, path = "synthetic:3?size=64x48&frames=12", tmp_path / "depth.mcap"
+    model = edgevae.load(tiny_model_path, threads=1)
+    stream.run(open_source(uri), model, [open_record(path, pictures=["depth"])])
+    with pytest.raises(SourceError, match="holds no colour pictures"):
+        open_source(str(path))
+    with open_source(uri) as original:
+        for frame, wanted in zip(frames(uri, depth=str(path)), original, strict=True):
+            np.testing.assert_array_equal(frame.rgb, wanted.rgb)
+            np.testing.assert_allclose(frame.depth_m(), wanted.depth_m(), rtol=0, atol=1e-3)
+            assert frame.timestamp_ns == wanted.timestamp_ns
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_depth_for_another_source_is_as_its_camera_saw_it(tmp_path: Path, kind: str) -> None:
+    """Of another size than the colour beside it, which is not looked at; with stamps of its own."""
+    half, own = [], "/camera/depth/camera_info"
+    for i in range(6):
+        at = START_NS + i * PERIOD_NS
+        half += [
+            image(COLOR, at, rgb_of(i), "rgb8"),
+            info(own, at, fx=15.0, width=16, height=12),
+            image("/camera/depth/image", at + 2_000_000, depth_of(i)[::2, ::2], "16UC1"),
+        ]
+    recording = write(kind, tmp_path, half)
+    with pytest.raises(SourceError, match="wanted the same size"):
+        open_source(recording)
+    with open_source("synthetic?size=64x48&frames=6", depth=recording) as paired:
+        assert isinstance(paired, PairedSource)
+        depth = list(paired._sources[1])
+    assert [frame.timestamp_ns for frame in depth] == [START_NS + i * PERIOD_NS + 2_000_000 for i in range(6)]
+    for i, frame in enumerate(depth):
+        np.testing.assert_array_equal(frame.depth, depth_of(i)[::2, ::2])
+        assert frame.rgb.shape == (12, 16, 3)
+        assert frame.intrinsics is not None
+        assert (frame.intrinsics.fx, frame.intrinsics.width) == (15.0, 16)
 
 
 def test_a_record_of_latents_alone_is_no_source(tiny_model_path: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _open_one(uri: str, depth: str | None, timeout_s: float) -> Source:
             raise carries_none
         return CameraSource(int(uri) if is_index else uri, timeout_s=timeout_s)
     if is_realsense_recording(uri.partition("?")[0]):
-        return open_recording(uri, with_depth=with_depth)
+        return open_recording(uri, streams="both" if with_depth else "color")
     if _is_recording(uri):
         return _recording(uri, depth)
     if _is_folder(uri):
@@ -135,6 +135,7 @@ def _paired(
     wrap: Callable[[Callable[[], Source]], Source] | None,
 ) -> Source:
     from .paired import PairedSource
+    from .realsense_file import is_realsense_recording, open_recording
 
     if _is_folder(color_uri) and _is_folder(depth_uri):
         raise SourceError(
@@ -150,6 +151,10 @@ def _paired(
             from .realsense import open_realsense
 
             return open_realsense(depth_uri, streams="depth")  # as it sees it, not as its colour camera does
+        if is_realsense_recording(depth_uri.partition("?")[0]):
+            return open_recording(depth_uri, streams="depth")
+        if _is_recording(depth_uri):
+            return _recording(depth_uri, depth_uri, with_color=False)
         return open_source(depth_uri, depth=depth_uri, timeout_s=timeout_s)
 
     try:
@@ -188,7 +193,7 @@ def _is_recording(uri: str) -> bool:
     return Path(path).suffix.lower() in (".mcap", ".bag", ".db3") or is_ros_folder(path)
 
 
-def _recording(uri: str, depth: str | None) -> Source:
+def _recording(uri: str, depth: str | None, *, with_color: bool = True) -> Source:
     from .mcap import McapLog
     from .message_source import MessageSource
     from .rosbag import RosLog
@@ -202,6 +207,7 @@ def _recording(uri: str, depth: str | None) -> Source:
             color=options.get("color"),
             depth=options.get("depth"),
             with_depth=depth != "none",
+            with_color=with_color,
             depth_scale=scale,
         )
         if depth == uri and source.depth_topic is None:

@@ -6,6 +6,8 @@ import abc
 from collections import deque
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..errors import FrameError, SourceError
 from ..frame import Frame, Intrinsics
 from .base import Source
@@ -51,7 +53,8 @@ class MessageLog(abc.ABC):
 
 
 class MessageSource(Source):
-    """Frames of a recording: colour alone, or with the depth of its time, paired as ``Matcher`` says.
+    """Frames of a recording: colour alone, with the depth of its time, paired as ``Matcher`` says, or depth
+    alone, beside black.
 
     What is wrong with a message, or with the file from there on, is raised after the frames before it.
 
@@ -59,13 +62,16 @@ class MessageSource(Source):
         log: the recording; the source closes it.
         color, depth: topics, or None to choose: by encoding, then by name.
         with_depth: False leaves depth unread.
+        with_color: False leaves colour unread: depth may then be of any size, and stamps and intrinsics are
+            its own.
         depth_scale: metres a unit of 16-bit depth; None takes what the recorder said, else 0.001.
 
     Attributes:
         depth_topic: where depth comes from, None for colour alone.
 
     Raises:
-        SourceError: there is no such topic, or no colour, or depth and colour differ in size.
+        SourceError: there is no such topic, or no colour (without colour, no depth), or depth and colour
+            differ in size.
     """
 
     def __init__(
@@ -75,17 +81,23 @@ class MessageSource(Source):
         color: str | None = None,
         depth: str | None = None,
         with_depth: bool = True,
+        with_color: bool = True,
         depth_scale: float | None = None,
     ) -> None:
         self.name = log.name
         self._log = log
-        self._color = _chosen(log, "color", color, _COLOR_NAMES)
+        self._color: str | None = None
         self.depth_topic: str | None = None
-        if with_depth:
-            self.depth_topic = _depth_for(log, self._color, depth)
+        if with_color:
+            self._color = _chosen(log, "color", color, _COLOR_NAMES)
+            if with_depth:
+                self.depth_topic = _depth_for(log, self._color, depth)
+        else:
+            self.depth_topic = _chosen(log, "depth", depth, _DEPTH_NAMES)
         self._depth_scale = depth_scale or log.depth_scales.get(self.depth_topic or "", 0.001)
-        self._camera = _camera_of(log, self._color)
-        topics = {self._color} | ({self.depth_topic} if self.depth_topic else set())
+        topics = {topic for topic in (self._color, self.depth_topic) if topic}
+        self._camera = _camera_of(log, self._color or self.depth_topic or "")
+        self._alone = len(topics) == 1
         self._messages = log.messages(topics)
         self._matcher: Matcher[ImageMessage] = Matcher(live=False)
         self._ready: deque[tuple[ImageMessage, ImageMessage | None] | FrameError] = deque()
@@ -114,21 +126,25 @@ class MessageSource(Source):
         if isinstance(item, FrameError):
             raise item
         index, self._next = self._next, self._next + 1
-        color, depth_message = item
-        rgb = decode_color(color)
+        first, depth_message = item
         depth = None
-        if depth_message is not None:
-            depth = decode_depth(depth_message)
-            if depth.shape != rgb.shape[:2]:
-                raise FrameError(_sizes(self._color, rgb.shape, depth_message.topic, depth.shape))
+        if self._color is None:
+            depth = decode_depth(first)
+            rgb = np.zeros((*depth.shape, 3), np.uint8)
+        else:
+            rgb = decode_color(first)
+            if depth_message is not None:
+                depth = decode_depth(depth_message)
+                if depth.shape != rgb.shape[:2]:
+                    raise FrameError(_sizes(self._color, rgb.shape, depth_message.topic, depth.shape))
         camera = self._camera
         fits = camera is not None and (camera.height, camera.width) == rgb.shape[:2]
-        pose = self._poses.get(color.stamp_ns)
+        pose = self._poses.get(first.stamp_ns)
         return Frame(
             rgb=rgb,
             depth=depth,
             depth_scale=self._depth_scale,
-            timestamp_ns=color.stamp_ns,
+            timestamp_ns=first.stamp_ns,
             clock="file",
             index=index,
             intrinsics=camera if fits else None,
@@ -142,7 +158,7 @@ class MessageSource(Source):
         ``skew_ms_median`` and ``skew_ms_max`` as ``Matcher`` states them.
         """
         counts: dict[str, float] = {}
-        if self.depth_topic is not None:
+        if not self._alone:
             color, depth = self._matcher.sides
             counts = {"color_unpaired": color.unpaired, "depth_unpaired": depth.unpaired}
             counts.update(self._matcher.counts())
@@ -173,7 +189,7 @@ class MessageSource(Source):
             self._poses[message.stamp_ns] = message
             if len(self._poses) > _POSES_KEPT:
                 del self._poses[next(iter(self._poses))]
-        elif self.depth_topic is None:
+        elif self._alone:
             self._ready.append((message, None))
         else:
             self._matcher.add(COLOR if message.topic == self._color else DEPTH, message.stamp_ns, 0, message)
@@ -256,13 +272,13 @@ def _sizes(color: str, shape: tuple[int, ...], depth: str, depth_shape: tuple[in
     )
 
 
-def _camera_of(log: MessageLog, color: str) -> Intrinsics | None:
-    """The intrinsics published beside the colour topic, or the next level above."""
+def _camera_of(log: MessageLog, pictures: str) -> Intrinsics | None:
+    """The intrinsics published beside a topic of pictures, or the next level above."""
 
     def folder(topic: str) -> str:
         return topic.rpartition("/")[0] + "/"
 
-    topics = [topic for topic in log.cameras if color.startswith(folder(topic))]
+    topics = [topic for topic in log.cameras if pictures.startswith(folder(topic))]
     return log.cameras[max(topics, key=lambda topic: (len(folder(topic)), topic))] if topics else None
 
 

@@ -39,32 +39,34 @@ def is_realsense_recording(path: str | Path) -> bool:
         return False
 
 
-def open_recording(uri: str, *, with_depth: bool = True) -> RealsenseFile:
-    """Open ``FILE[?filters=spatial,temporal,hole_filling]``.
+def open_recording(uri: str, *, streams: str = "both") -> RealsenseFile:
+    """Open ``FILE[?filters=spatial,temporal,hole_filling]``; ``streams`` as in ``RealsenseFile``.
 
     Raises:
         SourceError: an option makes no sense, or the file cannot be read.
     """
     path, options = _options(uri, ("filters",))
-    return RealsenseFile(path, filters=parse_filters(options.get("filters", "")), with_depth=with_depth)
+    return RealsenseFile(path, filters=parse_filters(options.get("filters", "")), streams=streams)
 
 
 class RealsenseFile(Source):
     """Every colour image of a recording with the depth of its time, aligned to it; not in real time.
 
-    Colour images without such depth are left out and counted. Timestamps are as recorded, on the clock
+    Colour images without such depth are left out and counted. With ``streams="depth"`` every depth image, as
+    the depth camera saw it and with its intrinsics, beside black. Timestamps are as recorded, on the clock
     "file"; ``serial`` is the recorded camera's.
 
     Args:
         path: a .bag or .db3.
         filters: post-filters of depth, see FrameMaker.
-        with_depth: False gives every colour image, without depth.
+        streams: "both", or as much of it as was recorded; "color" gives every colour image, without depth;
+            "depth".
 
     Raises:
-        SourceError: the file is missing, damaged, or holds no colour.
+        SourceError: the file is missing, damaged, or holds no colour, or with "depth" no depth.
     """
 
-    def __init__(self, path: str | Path, *, filters: tuple[str, ...] = (), with_depth: bool = True) -> None:
+    def __init__(self, path: str | Path, *, filters: tuple[str, ...] = (), streams: str = "both") -> None:
         self.name = str(path)
         self._pipeline: Any = None
         self._playback: Any = None
@@ -77,11 +79,14 @@ class RealsenseFile(Source):
         try:
             self._playback = rs.context().load_device(str(path))
             recorded = _recorded(self._playback)
-            if "color" not in recorded:
+            first = "depth" if streams == "depth" else "color"
+            if first not in recorded:
                 holds = ", ".join(recorded) or "no video"
-                raise SourceError(f"{path} holds {holds}; wanted a recording with colour.")
-            streams = "both" if with_depth and "depth" in recorded else "color"
-            for stream in ("color", "depth") if streams == "both" else ("color",):
+                word = {"color": "colour"}.get(first, first)
+                raise SourceError(f"{path} holds {holds}; wanted a recording with {word}.")
+            if streams == "both" and "depth" not in recorded:
+                streams = "color"
+            for stream in ("color", "depth") if streams == "both" else (first,):
                 enable(config, recorded[stream])
             self._playback.set_real_time(False)
             # Playing begins when the first stream is open, and a stream that opens later misses images:
@@ -102,7 +107,7 @@ class RealsenseFile(Source):
                 f"{first_line(error)}). If it was cut off, copy it again."
             ) from error
         self.serial = device_info(rs, self._playback, "serial_number")
-        self.fps = float(recorded["color"].fps()) or 30.0
+        self.fps = float(recorded[first].fps()) or 30.0
         self._duration_ns = round(self._playback.get_duration().total_seconds() * 1e9)
         self._maker = FrameMaker(rs, self.name, streams=streams, fps=self.fps, filters=filters, clock="file")
         self._next = 0
