@@ -1,6 +1,7 @@
 /* A disk that is full while a file says so: preloaded, it lets writes to files below FULL_FOLDER fail with
  * ENOSPC as long as the file FULL_FLAG exists. The first write that meets it is cut in half, as by a disk that
- * has a few bytes left. What the disk has set aside for a file already can still be written.
+ * has a few bytes left. What the disk has set aside for a file already can still be written; with
+ * FULL_SETS_NOTHING_ASIDE it cannot do that for any, as some network file systems.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -30,9 +31,11 @@ static int full(int fd) {
     return strncmp(path, folder, strlen(folder)) == 0;
 }
 
+static int sets_nothing_aside(void) { return getenv("FULL_SETS_NOTHING_ASIDE") != NULL; }
+
 static int set_aside(int fd, off64_t end) {
     struct stat64 file;
-    return fstat64(fd, &file) == 0 && end <= file.st_size;
+    return !sets_nothing_aside() && fstat64(fd, &file) == 0 && end <= file.st_size;
 }
 
 static ssize_t no_space(void) {
@@ -63,10 +66,12 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
 
 int posix_fallocate(int fd, off_t at, off_t size) {
     int (*next)(int, off_t, off_t) = (int (*)(int, off_t, off_t))dlsym(RTLD_NEXT, "posix_fallocate");
+    if (sets_nothing_aside()) return EOPNOTSUPP;
     return full(fd) ? ENOSPC : next(fd, at, size);
 }
 
 int posix_fallocate64(int fd, off64_t at, off64_t size) {
     int (*next)(int, off64_t, off64_t) = (int (*)(int, off64_t, off64_t))dlsym(RTLD_NEXT, "posix_fallocate64");
+    if (sets_nothing_aside()) return EOPNOTSUPP;
     return full(fd) ? ENOSPC : next(fd, at, size);
 }

@@ -380,7 +380,7 @@ def full_disk(build_shim: Callable[[str], Path]) -> Path:
     return build_shim("full_disk_shim")
 
 
-def start_on_disk(shim: Path, folder: Path, *arguments: object) -> subprocess.Popen[str]:
+def start_on_disk(shim: Path, folder: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     """``edgevae ARGUMENTS`` whose files in ``folder`` find the disk full while ``folder.full`` exists."""
     return subprocess.Popen(
         [sys.executable, "-c", RUN, *map(str, arguments)],
@@ -392,6 +392,7 @@ def start_on_disk(shim: Path, folder: Path, *arguments: object) -> subprocess.Po
             "LD_PRELOAD": str(shim),
             "FULL_FOLDER": str(folder),
             "FULL_FLAG": f"{folder}.full",
+            **environment,
         },
     )
 
@@ -427,6 +428,32 @@ def test_a_full_disk_ends_in_one_sentence_and_a_readable_record(
     np.testing.assert_array_equal(record.frame, np.arange(len(record)))
     assert np.abs(record.latent).min() > 0
     assert list(folder.iterdir()) == [path]
+
+
+def test_hdf5_that_fails_to_write_neither_crashes_nor_touches_a_row(
+    full_disk: Path, endless: list[str], tiny_model_path: Path, tmp_path: Path
+) -> None:
+    """HDF5 meets the full disk itself, where room cannot be set aside; it used to crash at the exit."""
+    folder, flag = tmp_path / "disk", tmp_path / "disk.full"
+    path = folder / "z.h5"
+    arguments = ("--fps", 200, "--model", tiny_model_path, "--record", path, "--quiet")
+    process = start_on_disk(full_disk, folder, *endless, *arguments, FULL_SETS_NOTHING_ASIDE="1")
+    wait_for_rows(path, 20, process)
+    flag.touch()
+    assert process.stderr is not None
+    assert process.stderr.readline() == (
+        f"edgevae: {path} failed and is tried again: cannot write {path}: No space left on device; check the "
+        "disk or choose another path.\n"
+    )
+    flag.unlink()
+    wait_for_rows(folder / "z.2.h5", 20, process)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint
+    assert "z.2.h5 is written again" in complaint
+    assert complaint.count("\n") == 1
+    frames = np.concatenate([read_latents(folder / name).frame for name in ("z.h5", "z.2.h5")])
+    np.testing.assert_array_equal(frames, np.arange(len(frames)))
 
 
 @pytest.mark.parametrize(("suffix", "files"), [(".jsonl", ["z.jsonl"]), (".h5", ["z.2.h5", "z.h5"])])

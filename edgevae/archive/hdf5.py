@@ -19,7 +19,7 @@ from ..errors import RecordError
 from ..latents import check_hdf5, hdf5_errors_as_sentences, open_hdf5
 from ..model import ModelSpec
 from ..sinks.base import Row, RunInfo
-from ..sinks.hdf5 import Hdf5Sink
+from ..sinks.hdf5 import Hdf5Sink, extend
 from .base import Archive, Found, check_same
 from .plan import Place, Plan
 
@@ -74,9 +74,15 @@ class Hdf5Archive(Hdf5Sink, Archive):
     def _lay_out(self, file: h5py.File, row: Row) -> None:
         super()._lay_out(file, row)
         for name in ("source", "camera"):
-            file.create_dataset(name, (0,), np.int32, maxshape=(None,), chunks=(_CHUNK_ROWS,))
-        file.create_dataset("cameras", (0,), f"S{CAMERA_BYTES}", maxshape=(None,), chunks=(4,))
-        file["sources"] = np.array([name.encode() for name in self._plan.names])
+            self._data[name] = file.create_dataset(
+                name, (0,), np.int32, maxshape=(None,), chunks=(_CHUNK_ROWS,)
+            )
+        self._data["cameras"] = file.create_dataset(
+            "cameras", (0,), f"S{CAMERA_BYTES}", maxshape=(None,), chunks=(4,)
+        )
+        self._data["sources"] = file.create_dataset(
+            "sources", data=np.array([name.encode() for name in self._plan.names])
+        )
         file.attrs["sources_sha256"] = self._plan.digest
         if len(self._plan.sources) > 1:
             for name in ("clock", "depth_scale", "intrinsics"):
@@ -90,26 +96,23 @@ class Hdf5Archive(Hdf5Sink, Archive):
             names = [name for name in _columns(file) if name in old]
             self._claim_space(Path(file.filename), 0, self.rows)
             for name, count in [*((name, self.rows) for name in names), ("cameras", len(old["cameras"]))]:
-                file[name].resize(count, axis=0)
+                self._data[name].resize(count, axis=0)
                 for begin in range(0, count, _COPY_ROWS):
                     end = min(begin + _COPY_ROWS, count)
-                    file[name][begin:end] = old[name][begin:end]
+                    self._data[name][begin:end] = old[name][begin:end]
             file.attrs["created"] = old.attrs["created"]
             self._cameras = {text.decode(): i for i, text in enumerate(old["cameras"][:])}
         self._old = None
 
-    def _append(self, file: h5py.File, rows: list[Row], name: Path | None = None) -> None:
-        self._claim_space(name or self.path, file.id.get_filesize(), len(rows))
-        length = file["frame"].shape[0]
+    def _append(self, file: h5py.File, rows: list[Row]) -> None:
         numbers = [self._numbers[i] for i in range(len(rows))]
-        for column, block in (("source", numbers), ("camera", [self._camera(file, row) for row in rows])):
-            file[column].resize(length + len(rows), axis=0)
-            file[column][length:] = block
-        super()._append(file, rows, name)  # ends with ``frame``, whose length says that the rows are whole
+        extend(self._data["source"], numbers)
+        extend(self._data["camera"], [self._camera(row) for row in rows])
+        super()._append(file, rows)  # ends with ``frame``, whose length says that the rows are whole
         for _ in rows:
             self._numbers.popleft()
 
-    def _camera(self, file: h5py.File, row: Row) -> int:
+    def _camera(self, row: Row) -> int:
         """The number of the row's camera in the table, where it is entered the first time."""
         text = json.dumps(
             {
@@ -125,8 +128,7 @@ class Hdf5Archive(Hdf5Sink, Archive):
                     f"frame {row.index} has a camera of {len(content)} bytes, wanted {CAMERA_BYTES} at most."
                 )
             number = len(self._cameras)
-            file["cameras"].resize(number + 1, axis=0)
-            file["cameras"][number] = content
+            extend(self._data["cameras"], [content])
             self._cameras[text] = number
         return self._cameras[text]
 

@@ -8,7 +8,9 @@ Rows are collected and written in blocks. The data set ``frame`` is written afte
 flushed: a reader that takes the shortest length of all never sees a row that is not complete.
 
 HDF5 does not survive a full disk either: after a failed write it can neither close the file nor end the
-process in order. So room on the disk is claimed before HDF5 is asked to write into it.
+process in order, but tries the same write again until it crashes. So room on the disk is claimed before HDF5
+is asked to write into it. Where that was of no use (a file system that cannot set room aside, a disk that
+breaks), the file is taken out of HDF5's hands: it closes it in peace, and what it still writes goes nowhere.
 
 After a failure the record goes on in a new file: opening the old one to append would, for a moment, leave it
 in a state that no reader takes if the process were killed in it.
@@ -20,6 +22,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import RecordError
 from ..files import move_into_place, os_errors_as_sentences, ready_folder, temporary_name
+from ..latents import first_words
 from .base import RecordFile, Row, RunInfo
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ FLUSH_ROWS = 30
 FLUSH_SECONDS = 0.5
 _CHUNK_ROWS = 64
 _SPARE_BYTES = 1 << 20
+_SYSTEM_SAID = re.compile("error message = '([^']+)'")  # within half a page of HDF5's own words
 
 
 class Hdf5Sink(RecordFile):
@@ -53,6 +57,7 @@ class Hdf5Sink(RecordFile):
 
     _run: RunInfo
     _file: h5py.File | None = None
+    _data: dict[str, h5py.Dataset]  # kept open: one that Python closes writes, too, and says of no failure
 
     def open(self, run: RunInfo) -> None:
         import h5py  # noqa: F401  # its absence or a broken library must show before the first frame
@@ -61,6 +66,8 @@ class Hdf5Sink(RecordFile):
         self.refuse_existing()
         ready_folder(self.path.parent)
         self._run = run
+        self._contained = False
+        self._data = {}
         self._waiting: list[Row] = []
         self._flushed_s = time.monotonic()
 
@@ -78,7 +85,9 @@ class Hdf5Sink(RecordFile):
             if self._file is None:
                 self._start(rows)
             else:
-                self._append(self._file, rows)
+                self._claim_space(self.path, self._file.id.get_filesize(), len(rows))
+                with self._failures_contained(self._file):
+                    self._append(self._file, rows)
         self.rows += len(rows)
         self._flushed_s = time.monotonic()
         self.keep()
@@ -91,17 +100,38 @@ class Hdf5Sink(RecordFile):
                 file, self._file = self._file, None
                 with self._errors_as_sentences():
                     size = file.id.get_filesize()
-                    file.close()
-                    os.truncate(self.path, size)  # gives back what was claimed and not used
+                    try:
+                        with self._failures_contained(file):
+                            file.flush()
+                    finally:
+                        self._data.clear()
+                        file.close()
+                    if not self._contained:
+                        os.truncate(self.path, size)  # gives back what was claimed and not used
                 self.keep(at_once=True)
 
     @contextlib.contextmanager
     def _errors_as_sentences(self) -> Iterator[None]:
-        try:
-            with os_errors_as_sentences(self.path):
+        with os_errors_as_sentences(self.path):
+            try:
                 yield
-        except RuntimeError as error:
-            raise RecordError(f"HDF5 could not write {self.path}: {error}; check the disk.") from error
+            except (OSError, RuntimeError) as error:
+                said = _SYSTEM_SAID.search(str(error))
+                if said is None and isinstance(error, OSError):
+                    raise
+                raise OSError(said[1] if said else f"HDF5: {first_words(error)}") from error
+
+    @contextlib.contextmanager
+    def _failures_contained(self, file: h5py.File) -> Iterator[None]:
+        """Where HDF5 fails to write, have it write nowhere from then on; the file stays as it is."""
+        try:
+            yield
+        except BaseException:
+            self._contained = True
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, file.id.get_vfd_handle(), inheritable=False)
+            os.close(nowhere)
+            raise
 
     def _start(self, rows: list[Row]) -> None:
         import h5py
@@ -113,13 +143,16 @@ class Hdf5Sink(RecordFile):
             self._claim_space(temporary, 0, 0)  # a full disk must show before HDF5 creates anything
             file = h5py.File(temporary, "w", libver="latest", locking="best-effort")
             self._claim_space(temporary, 0, 0)  # once more: HDF5 has cut the file to nothing
-            self._lay_out(file, rows[0])
-            file.swmr_mode = True
-            self._append(file, rows, temporary)
+            with self._failures_contained(file):
+                self._lay_out(file, rows[0])
+                self._claim_space(temporary, file.id.get_filesize(), len(rows))
+                file.swmr_mode = True
+                self._append(file, rows)
             self.refuse_existing()
             move_into_place(temporary, self.path, overwrite=self.overwrite)
         except BaseException:
             if file is not None:
+                self._data.clear()
                 with contextlib.suppress(OSError, RuntimeError):
                     file.close()
             temporary.unlink(missing_ok=True)
@@ -157,7 +190,7 @@ class Hdf5Sink(RecordFile):
             "frame": ((), np.int64),
         }
         for name, (shape, dtype) in shapes.items():
-            file.create_dataset(
+            self._data[name] = file.create_dataset(
                 name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK_ROWS, *shape)
             )
         facts = {"format_version": FORMAT_VERSION, **self._run.facts(row)}
@@ -165,8 +198,7 @@ class Hdf5Sink(RecordFile):
             facts[name] = json.dumps(facts[name])
         file.attrs.update(facts)
 
-    def _append(self, file: h5py.File, rows: list[Row], name: Path | None = None) -> None:
-        self._claim_space(name or self.path, file.id.get_filesize(), len(rows))
+    def _append(self, file: h5py.File, rows: list[Row]) -> None:
         unknown = np.full((4, 4), np.nan)
         blocks: dict[str, Any] = {
             "latent": [row.latent for row in rows],
@@ -175,14 +207,15 @@ class Hdf5Sink(RecordFile):
             "pose": [unknown if row.pose is None else row.pose for row in rows],
             "depth_valid": [row.depth_valid for row in rows],
         }
-        for data_set, block in blocks.items():
-            _extend(file[data_set], block)
+        for name, block in blocks.items():
+            extend(self._data[name], block)
         file.flush()
-        _extend(file["frame"], [row.index for row in rows])
+        extend(self._data["frame"], [row.index for row in rows])
         file.flush()
 
 
-def _extend(data: h5py.Dataset, block: list[Any]) -> None:
+def extend(data: h5py.Dataset, block: list[Any]) -> None:
+    """Add rows to a column."""
     length = data.shape[0]
     data.resize(length + len(block), axis=0)
     data[length:] = block
