@@ -13,6 +13,7 @@ from rich.progress import track
 from .errors import LatentError, RecordError
 from .files import os_errors_as_sentences, ready_folder, write_whole
 from .latents import Latents
+from .words import counted
 
 if TYPE_CHECKING:
     from .model import Model
@@ -99,4 +100,6 @@ def _refuse_old(folder: Path, overwrite: bool) -> None:
     with os_errors_as_sentences(folder):
         old = sum(1 for name in folder.glob("*.png"))
     if old and not overwrite:
-        raise RecordError(f"{folder} holds {old} pictures; choose another folder or pass --overwrite.")
+        raise RecordError(
+            f"{folder} holds {counted(old, 'picture')}; choose another folder or pass --overwrite."
+        )

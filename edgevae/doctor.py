@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import EdgevaeError
+from .words import counted
 
 EXTRAS = {
     "train": ("torch", "lightning", "torchmetrics", "tensorboard"),
@@ -185,5 +186,5 @@ def _round_trip(model_path: Path | None) -> Finding:
         "model",
         "ok",
         f"{spec.name}, latent {spec.latent_dim}, {spec.precision}: loaded in {load_ms:.0f} ms, encode "
-        f"{encode_ms:.1f} ms, decode {decode_ms:.1f} ms with {model.threads} threads on {model.isa}",
+        f"{encode_ms:.1f} ms, decode {decode_ms:.1f} ms on {model.isa}, {counted(model.threads, 'thread')}",
     )

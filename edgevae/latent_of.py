@@ -14,6 +14,7 @@ from .frame import Frame
 from .latents import Latents, read_latents
 from .model import Model
 from .sources import open_source
+from .words import counted
 
 RECORD_SUFFIXES = (".h5", ".hdf5", ".jsonl", ".mcap", ".parquet")
 FORMS = "RECORD#ROW, COLOR.png, COLOR.png,DEPTH.png, or SOURCE#FRAME"
@@ -44,7 +45,7 @@ def latent_of(text: str, model: Model) -> Named:
         record = read_latents(body)
         check_model(record, model, any_model=False)
         if number is None:
-            raise RecordError(f"{body} holds {len(record)} latents; say which one: {body}#0.")
+            raise RecordError(f"{body} holds {counted(len(record), 'latent')}; say which one: {body}#0.")
         return Named(row_of(record, number, body), f"{Path(body).name}#{number}")
     frame = _frame(body, number or 0)
     name = Path(body.split(",")[0]).name or body
@@ -85,7 +86,9 @@ def _frame(uri: str, place: int) -> Frame:
                 bad = f"; unusable: {error}"
                 continue
             if frame is None:
-                raise SourceError(f"{source.name} has {seen} frames, wanted frame {place} (from 0){bad}.")
+                raise SourceError(
+                    f"{source.name} has {counted(seen, 'frame')}, wanted frame {place} (from 0){bad}."
+                )
             if seen == place:
                 return frame
             seen += 1

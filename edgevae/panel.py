@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from .stats import STAGES, Stats
+from .words import counted
 
 if TYPE_CHECKING:
     from .stream import Stop
@@ -149,7 +150,7 @@ def _troubles(stats: Stats) -> list[str]:
     """What is out of order at this moment: the source, or sinks."""
     lost = [f"source lost for {stats.source_lost_s:.0f} s: {stats.source_lost}"] if stats.source_lost else []
     return lost + [
-        f"{sink.name} fails for {sink.failing_s:.0f} s, {sink.lost} rows lost: {sink.failing}"
+        f"{sink.name} fails for {sink.failing_s:.0f} s, {counted(sink.lost, 'row')} lost: {sink.failing}"
         for sink in stats.sinks
         if sink.failing
     ]
@@ -206,7 +207,7 @@ def choose_display(
 def summary(stats: Stats, wrote: list[str]) -> str:
     """The closing lines: what happened, how long it took, what was written."""
     head = (
-        f"{stats.frames_in} frames in, {stats.encoded} encoded, {stats.dropped} dropped, "
+        f"{counted(stats.frames_in, 'frame')} in, {stats.encoded} encoded, {stats.dropped} dropped, "
         f"{stats.skipped} skipped, {stats.fps:.1f} fps, {stats.seconds:.1f} s, stopped by {stats.stopped_by}"
     )
     lines = [head]
@@ -216,12 +217,14 @@ def summary(stats: Stats, wrote: list[str]) -> str:
     recoveries = stats.source_counts().get("recoveries", 0)
     if recoveries:
         lost_s = stats.source_counts().get("lost_seconds", 0)
-        lines.append(f"the source was lost and found again {recoveries:.0f} times, {lost_s:.1f} s in all")
+        lines.append(
+            f"the source was lost and found again {counted(round(recoveries), 'time')}, {lost_s:.1f} s in all"
+        )
     for sink in stats.sinks:
         if sink.behind:
-            lines.append(f"{sink.behind} frames were not written to {sink.name}: writing them takes too long")
+            lines.append(f"frames not written to {sink.name}, as that takes too long: {sink.behind}")
         if sink.lost:
-            lines.append(f"{sink.lost} frames were lost to {sink.name}: it failed")
+            lines.append(f"frames lost to {sink.name}, which failed: {sink.lost}")
     if stats.last_skip:
         lines.append(f"last skipped frame: {stats.last_skip}")
     lines += [f"wrote {what}" for what in wrote]

@@ -30,13 +30,13 @@ class Repair:
     Attributes:
         output: the new file; None for a record that was whole, when nothing was written.
         rows: rows, or messages of an MCAP file without latents, that were recovered.
-        unit: what ``rows`` counts.
+        unit: what ``rows`` counts, one of it.
         lost: what had to be left out, as a piece of a sentence; empty for nothing that could be counted.
     """
 
     output: Path | None = None
     rows: int = 0
-    unit: str = "rows"
+    unit: str = "row"
     lost: str = ""
 
 
@@ -62,9 +62,7 @@ def repair(path: Path, output: Path | None = None, *, overwrite: bool = False) -
         with os_errors_as_sentences(output):
             found, whole = copy(path, temporary)
             if found.rows == 0:
-                raise RecordError(
-                    f"{path} holds no whole {found.unit.rstrip('s')}; nothing can be recovered."
-                )
+                raise RecordError(f"{path} holds no whole {found.unit}; nothing can be recovered.")
             if not whole:
                 move_into_place(temporary, output, overwrite=overwrite)
                 found.output = output
@@ -102,7 +100,7 @@ def _copy_mcap(path: Path, target: Path) -> tuple[Repair, bool]:
         raise need_mcap(error) from error
 
     scan = McapScan(path)
-    found, latents = Repair(unit="messages"), 0
+    found, latents = Repair(unit="message"), 0
     schemas: dict[int, int] = {0: 0}
     channels: dict[int, int] = {}
     with target.open("wb") as file:
@@ -136,7 +134,7 @@ def _copy_mcap(path: Path, target: Path) -> tuple[Repair, bool]:
         if found.rows:
             writer.finish()
     if latents:
-        found.rows, found.unit = latents, "rows"
+        found.rows, found.unit = latents, "row"
     if scan.damaged:
         found.lost = f"{scan.damaged} of {scan.chunks + scan.damaged} chunks are damaged and left out"
     return found, scan.complete and not scan.damaged

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -512,6 +513,19 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--save-reconstructions DIR" in capsys.readouterr().out
 
 
+def test_one_is_no_plural(tmp_path: Path, tiny_model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record, model = str(tmp_path / "z.jsonl"), ["--model", str(tiny_model_path)]
+    arguments = ["stream", "--camera", "synthetic?size=32x32", "--frames", "1", "-q", "--record", record]
+    assert main([*arguments, "--stats", str(tmp_path / "s.json"), *model]) == 0
+    assert main(["embed", "synthetic?size=32x32&frames=1", "-q", "-o", str(tmp_path / "e.h5"), *model]) == 0
+    assert main(["decode", record, "-o", str(tmp_path / "out"), "-q", *model]) == 0
+    assert main(["keyframes", record, "-n", "1", "-o", str(tmp_path / "k.jsonl")]) == 0
+    assert main(["repair", record]) == 0
+    said = "".join(capsys.readouterr())
+    assert "1 frame in" in said
+    assert not re.search(r"\b1 [a-z]+s\b(?! in)", said), said
+
+
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr()
@@ -522,6 +536,9 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_usage_error_names_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stream", "--camera", "synthetic", "--frames", "0"]) == 2
     assert capsys.readouterr().err.endswith(" Run 'edgevae stream --help'.\n")
+    for value in ("0", "many", "1.5", ""):
+        assert main(["stream", "--camera", "synthetic", "--frames", value]) == 2
+        assert f"'{value}'" in capsys.readouterr().err
     assert main(["strem"]) == 2
     assert capsys.readouterr().err.endswith(" Run 'edgevae --help'.\n")
 

@@ -148,7 +148,7 @@ def test_an_odd_size_keeps_its_last_row(tmp_path: Path) -> None:
         ("{tmp}/z.h5#x", [], "wanted RECORD#ROW"),
         ("{tmp}/none.h5#1", [], "none.h5"),
         ("{tmp}/none.png", [], "none.png"),
-        ("{tmp}/c.png#1", [], "has 1 frames, wanted frame 1"),
+        ("{tmp}/c.png#1", [], "has 1 frame, wanted frame 1"),
         ("{tmp}/torn.png", [], "torn.png"),
         ("97", [], "97"),
         ("synthetic", ["-o", "{tmp}/x.webp"], "wanted .gif, .mp4 or .png"),

@@ -86,7 +86,7 @@ def test_poses_of_the_record_and_of_a_file_give_one_map(
     assert run("reconstruct", record, "-o", tmp_path / "b.ply", "--poses", poses, *STREET) == 0
     sparse = trajectory(record, tmp_path / "sparse.txt", every=2)  # every second is between two poses
     assert run("reconstruct", record, "-o", tmp_path / "c.ply", "--poses", sparse, *STREET) == 0
-    assert "1 frames without a pose" in capsys.readouterr().err  # the last
+    assert "1 frame without a pose" in capsys.readouterr().err  # the last
     a, b, c = (points_of(tmp_path / f"{name}.ply") for name in "abc")
     assert len(a) > 1000
     from edgevae.mapping.map_error import nearest_m
@@ -379,7 +379,7 @@ def test_poses_that_come_late_begin_the_map_anew(model: Model, tmp_path: Path) -
     assert late.report["poses"] == "given"
     assert late.report["frames"]["fused"] == 7
     assert late.report["frames"]["without_pose"] == 1
-    assert any("1 frames without a pose" in text for text in late.warnings)
+    assert any("1 frame without a pose" in text for text in late.warnings)
 
 
 def test_a_camera_that_is_not_known(model: Model, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_all_zero_and_nan_depth(model: Model, tmp_path: Path, depth: np.ndarray)
 def test_pictures_of_another_run_are_kept(model: Model, tmp_path: Path) -> None:
     old = tmp_path / "frame_000007.png"
     old.write_bytes(b"precious")
-    with pytest.raises(RecordError, match="holds 1 pictures of another run"):
+    with pytest.raises(RecordError, match="holds 1 picture of another run"):
         stream.run(MemorySource(3), model, [ReconstructionSink(tmp_path)])
     assert list(tmp_path.iterdir()) == [old]
 

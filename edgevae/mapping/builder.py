@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import EdgevaeError, LatentError, RecordError
 from ..model import ModelSpec
+from ..words import counted
 from . import MAX_DEPTH_M, MAX_MB, VOXEL_M
 from .map_error import MapError, map_error
 from .odometry import Odometry
@@ -187,10 +188,11 @@ class MapBuilder:
 
     def summary(self, report: dict[str, Any]) -> str:
         """The report in one line, two with an error."""
-        what = f"{report['points']} points"
+        what = counted(report["points"], "point")
         if report["faces"] is not None:
-            what += f", {report['faces']} triangles"
-        text = f"{what} from {report['frames']['fused']} frames, voxels of {self.settings.voxel_m:g} m"
+            what += f", {counted(report['faces'], 'triangle')}"
+        frames = counted(report["frames"]["fused"], "frame")
+        text = f"{what} from {frames}, voxels of {self.settings.voxel_m:g} m"
         if self.reference is not None:
             text += f"\nagainst the camera's own frames: {self.error or 'nothing to compare'}"
         return text
@@ -204,9 +206,9 @@ class MapBuilder:
                 "where it follows decoded frames"
             )
         if self.lost:
-            found.append(f"odometry lost {self.lost} frames; they are left out of the map")
+            found.append(f"odometry lost {counted(self.lost, 'frame')}, left out of the map")
         if self.without_pose:
-            found.append(f"{self.without_pose} frames without a pose are left out of the map")
+            found.append(f"{counted(self.without_pose, 'frame')} without a pose left out of the map")
         if self.map.blocks_left_out:
             found.append(
                 f"the map reached its limit of {self.settings.max_mb:g} MB and stopped growing; places "

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..files import os_errors_as_sentences, refuse_existing
 from ..frame import Frame, Intrinsics
+from ..words import counted
 
 if TYPE_CHECKING:
     from ..model import Decoded, ModelSpec
@@ -153,7 +154,7 @@ class Sink(abc.ABC):
 
     def wrote(self) -> str:
         """What was written and how much of it, for the summary."""
-        return f"{self.path} ({self.rows} frames)"
+        return f"{self.path} ({counted(self.rows, 'frame')})"
 
 
 class RecordFile(Sink):
@@ -213,4 +214,4 @@ class RecordFile(Sink):
         self._kept_s = -math.inf
 
     def wrote(self) -> str:
-        return f"{', '.join(map(str, self.files))} ({self.rows} frames)"
+        return f"{', '.join(map(str, self.files))} ({counted(self.rows, 'frame')})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RecordError
 from ..files import os_errors_as_sentences, ready_folder, write_whole
+from ..words import counted
 from .base import Row, RunInfo, Sink
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class ReconstructionSink(Sink):
             self._old = [name for name in found if _NAME.fullmatch(name.name)]
         if self._old and not self.overwrite:
             raise RecordError(
-                f"{self.path} holds {len(self._old)} pictures of another run; choose another folder or "
-                "pass --overwrite."
+                f"{self.path} holds {counted(len(self._old), 'picture')} of another run; choose another "
+                "folder or pass --overwrite."
             )
         self._sheets = Sheets(run.spec)
 
