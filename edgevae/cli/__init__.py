@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _fail(str(error), 2)
         if hasattr(error, "format_message"):  # a usage error of typer, wherever its classes live
             command = getattr(getattr(error, "ctx", None), "command_path", "edgevae")
-            return _fail(f"{error.format_message().rstrip('.')}. Run '{command} --help'.", 2)
+            return _fail(f"{error.format_message().rstrip('.')}{_got(error)}. Run '{command} --help'.", 2)
         return _fail(f"{type(error).__name__}: {error}; --debug shows where.", 1)
 
 
@@ -97,6 +97,14 @@ class _Warnings(logging.Handler):
 def _fail(sentence: str, code: int) -> int:
     complain(sentence)
     return code
+
+
+def _got(error: Exception) -> str:
+    """The value of an option that typer refused, where typer says only what it wanted."""
+    details: list[dict[str, object]] = getattr(
+        error.__cause__ or error.__context__, "errors", list
+    )()  # pydantic's, which typer uses
+    return "".join(f", got '{detail['input']}'" for detail in details[:1])
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import EdgevaeError, RecordError
+from ..words import counted
 from .common import (
     CalibrationOption,
     DepthOption,
@@ -116,7 +117,7 @@ def embed(
             )
     finally:
         if counts.frames_in or not counts.error:  # otherwise nothing ran, and the error says it all
-            wrote = [f"{output} ({tally.rows} frames)"] if tally.rows else []
+            wrote = [f"{output} ({counted(tally.rows, 'frame')})"] if tally.rows else []
             try:
                 if stats is not None:
                     about = {

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import LatentError
 from ..mapping import MAX_DEPTH_M, MAX_MB, VOXEL_M
+from ..words import counted
 from .common import (
     MaxDepthOption,
     ModelOption,
@@ -58,7 +59,7 @@ def decode(
     if warning:
         complain(f"warning: {warning}.")
     count = decode_record(rows, network, output, every=every, overwrite=overwrite, quiet=quiet)
-    print(f"decoded {count} of {len(rows)} latents into {output}")
+    print(f"decoded {count} of {counted(len(rows), 'latent')} into {output}")
 
 
 def reconstruct(
@@ -163,9 +164,9 @@ def repair(
 
     found = run(record, output, overwrite=overwrite)
     if found.output is None:
-        print(f"{record} is whole: {found.rows} {found.unit}; nothing to repair")
+        print(f"{record} is whole: {counted(found.rows, found.unit)}; nothing to repair")
     else:
-        print(f"recovered {found.rows} {found.unit} into {found.output}")
+        print(f"recovered {counted(found.rows, found.unit)} into {found.output}")
     if found.lost:
         print(found.lost)
 
@@ -242,7 +243,9 @@ def similar(
         query, leave_out = latent_of(to, network), range(0)
     found = nearest(rows.latent, query.latent, count=count, kind=distance, leave_out=leave_out)
     if not found:
-        raise LatentError(f"{latents} has {len(rows)} rows; with --gap {gap} none is left to compare with.")
+        raise LatentError(
+            f"{latents} has {counted(len(rows), 'row')}; with --gap {gap} none is left to compare with."
+        )
     table = [{"distance": round(match.distance, 6), **_about(rows, match.row)} for match in found]
     _print_rows(table, as_json)
     if output is not None and network is not None:
@@ -278,10 +281,14 @@ def novelty(
     values = run(rows.latent, gap=gap, kind=distance)
     known = np.flatnonzero(~np.isnan(values))
     if len(known) == 0:
-        raise LatentError(f"{latents} has {len(rows)} rows; with --gap {gap} none has another before it.")
+        raise LatentError(
+            f"{latents} has {counted(len(rows), 'row')}; with --gap {gap} none has another before it."
+        )
     print(sparkline([float(part.max()) for part in np.array_split(values[known], min(72, len(known)))]))
     quartiles = ", ".join(f"{value:.3g}" for value in np.percentile(values[known], (5, 50, 95)))
-    print(f"{len(rows)} rows, {distance} distance to the nearest before: 5, 50, 95 % at {quartiles}")
+    print(
+        f"{counted(len(rows), 'row')}, {distance} distance to the nearest before: 5, 50, 95 % at {quartiles}"
+    )
     print("newest:")
     newest = known[np.argsort(-values[known], kind="stable")[:5]]
     _print_rows([{"novelty": round(float(values[i]), 6), **_about(rows, int(i))} for i in newest], False)
@@ -317,7 +324,7 @@ def keyframes(
     chosen = run(rows.latent, count=count, threshold=threshold, kind=distance).tolist()
     select_rows(latents, chosen, output, overwrite=overwrite)
     _print_rows([_about(rows, row) for row in chosen], as_json)
-    complain(f"wrote {output} ({len(chosen)} of {len(rows)} rows)")
+    complain(f"wrote {output} ({len(chosen)} of {counted(len(rows), 'row')})")
 
 
 def _about(rows: Latents, row: int) -> dict[str, Any]:

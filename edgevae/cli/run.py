@@ -12,6 +12,7 @@ import typer
 
 from ..errors import RecordError
 from ..mapping import MAX_DEPTH_M, VOXEL_M
+from ..words import counted
 from .common import (
     CalibrationOption,
     DepthOption,
@@ -234,7 +235,7 @@ def _run(
     source = LoopingSource(open_it) if loop else open_it()
     on_stderr = any(isinstance(sink, JsonlPipe) for sink in sinks)  # standard output belongs to the pipe
     stats, stop = Stats(), Stop()
-    engine = f"{model.isa}, {model.threads} thread{'s' if model.threads > 1 else ''}"
+    engine = f"{model.isa}, {counted(model.threads, 'thread')}"
     title = f"{source.name} -> {model.spec.name}, latent {model.spec.latent_dim} ({engine})"
     display: AbstractContextManager[object] = choose_display(
         stats,
