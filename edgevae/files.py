@@ -77,6 +77,20 @@ def ready_folder(folder: Path) -> None:
         probe.unlink()
 
 
+def sync(*paths: Path) -> None:
+    """Have the disk keep what the operating system has of files and folders, for the day the power fails.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside ``path``, on the same file system, that no other process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}.part")

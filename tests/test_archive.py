@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -582,7 +583,7 @@ def test_parquet_rows_that_found_no_room_are_not_called_written(
     (tmp_path / "in").mkdir()
     for i in range(3):
         cv2.imwrite(str(tmp_path / "in" / f"{i}.png"), np.full((48, 64, 3), 40 * i, np.uint8))
-    monkeypatch.setattr("edgevae.archive.parquet._write", full)
+    monkeypatch.setattr("edgevae.archive.parquet.write_part", full)
     arguments = ["embed", str(tmp_path / "in"), "-o", str(tmp_path / "z.parquet"), "-q"]
     assert main([*arguments, "--model", str(tiny_model_path)]) == 2
     said = capsys.readouterr()
@@ -714,3 +715,33 @@ def test_mcap_holds_one_source(
     ):
         assert run(*sources, *options) == 2
         assert word in capsys.readouterr().err
+
+
+def test_parquet_parts_are_on_the_disk_before_they_have_a_name(
+    tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves no named part that is empty."""
+    pytest.importorskip("pyarrow")
+    done: list[str] = []
+    real_fsync, real_rename, real_replace = os.fsync, os.rename, os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync part")
+        real_fsync(descriptor)
+
+    def name(real: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+        def named(old: Path, new: Path) -> None:
+            done.append("name")
+            real(old, new)
+
+        return named
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", name(real_rename))
+    monkeypatch.setattr(os, "replace", name(real_replace))
+    monkeypatch.setattr("edgevae.archive.parquet.PART_ROWS", 4)
+    uri, path = "synthetic:2?size=32x32&frames=8", tmp_path / "z.parquet"
+    assert main(["embed", uri, "-o", str(path), "--model", str(tiny_model_path), "-q"]) == 0
+    assert len(list(path.iterdir())) == 2
+    first, second = ["sync part", "sync folder", "name", "sync folder"], ["sync part", "name", "sync folder"]
+    assert done == first + second

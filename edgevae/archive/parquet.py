@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError
-from ..files import os_errors_as_sentences, ready_folder, replacing, temporary_name
+from ..files import os_errors_as_sentences, ready_folder, replacing, sync, temporary_name
 from ..latents_parquet import attributes, load_pyarrow, parquet_errors_as_sentences, parts_of
 from ..model import ModelSpec
 from ..sinks.base import Row
@@ -69,13 +69,8 @@ class ParquetArchive(Archive):
         return Found(Place(plan.names.index(last["source"]), last["frame"]), rows)
 
     def begin(self, plan: Plan, spec: ModelSpec, found: Found | None) -> None:
-        if found is None and self.path.exists():
-            if not self._overwrite:
-                raise RecordError(f"{self.path} exists; choose another name or pass --overwrite.")
-            if self.path.is_dir() and any(not _is_part(entry.name) for entry in self.path.iterdir()):
-                raise RecordError(
-                    f"{self.path} is a folder that holds more than an archive; choose another name."
-                )
+        if found is None:
+            refuse_existing_archive(self.path, overwrite=self._overwrite)
         ready_folder(self.path.parent)
         self._plan, self._spec, self._resumed = plan, spec, found is not None
         self.rows = 0 if found is None else found.rows
@@ -109,32 +104,13 @@ class ParquetArchive(Archive):
         name = f"part-{self._part:06d}.parquet"
         with os_errors_as_sentences(self.path):
             if self._part == 0 and not self._resumed:
-                self._begin_folder(name, table)
+                begin_archive(table, self.path, name, overwrite=self._overwrite)
             else:
                 with replacing(self.path / name) as temporary:
-                    _write(table, temporary)
+                    write_part(table, temporary)
+                sync(self.path)
         self._waiting.clear()
         self._part += 1
-
-    def _begin_folder(self, name: str, table: pa.Table) -> None:
-        """Have the folder appear with its first part in it."""
-        folder = temporary_name(self.path)
-        try:
-            folder.mkdir()
-            _write(table, folder / name)
-            if self.path.exists() and not self._overwrite:
-                raise RecordError(f"{self.path} exists; choose another name or pass --overwrite.")
-            old = folder.with_name(f"{folder.name}.old")
-            if self.path.exists():
-                os.rename(self.path, old)
-            os.rename(folder, self.path)
-            if old.is_dir():
-                shutil.rmtree(old)
-            else:
-                old.unlink(missing_ok=True)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
 
     def _about(self) -> dict[str, Any]:
         from .. import __version__
@@ -151,10 +127,43 @@ class ParquetArchive(Archive):
         }
 
 
-def _is_part(name: str) -> bool:
-    return name.startswith(("part-", ".part-"))
+def refuse_existing_archive(path: Path, *, overwrite: bool) -> None:
+    """Raise RecordError when ``path`` is there and may not be replaced, or is a folder of other things."""
+    if path.exists() and not overwrite:
+        raise RecordError(f"{path} exists; choose another name or pass --overwrite.")
+    if path.is_dir() and any(not entry.name.startswith(("part-", ".part-")) for entry in path.iterdir()):
+        raise RecordError(f"{path} is a folder that holds more than an archive; choose another name.")
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def begin_archive(table: pa.Table, path: Path, name: str, *, overwrite: bool) -> None:
+    """Have the folder ``path`` appear with its first part in it.
+
+    Raises:
+        RecordError: it has been made by somebody else in the meantime.
+        OSError: it cannot be written.
+    """
+    folder = temporary_name(path)
+    try:
+        folder.mkdir()
+        write_part(table, folder / name)
+        sync(folder)
+        refuse_existing_archive(path, overwrite=overwrite)
+        old = folder.with_name(f"{folder.name}.old")
+        if path.exists():
+            os.rename(path, old)
+        os.rename(folder, path)
+        sync(path.parent)
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def write_part(table: pa.Table, path: Path) -> None:
+    """Write a part, which the disk is made to keep."""
     pq = load_pyarrow().parquet
     pq.write_table(table, path, compression="zstd", use_dictionary=["source", "clock", "intrinsics"])
+    sync(path)

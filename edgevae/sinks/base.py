@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..files import os_errors_as_sentences, refuse_existing
+from ..files import os_errors_as_sentences, refuse_existing, sync
 from ..frame import Frame, Intrinsics
 from ..words import counted
 
@@ -192,12 +191,7 @@ class RecordFile(Sink):
             return
         first, self._kept_s = self._kept_s == -math.inf, now_s
         with os_errors_as_sentences(self.path):
-            for name in (self.path, self.path.parent) if first else (self.path,):  # the name is in the folder
-                descriptor = os.open(name, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            sync(self.path, *([self.path.parent] if first else []))  # the name is in the folder
 
     def refuse_existing(self) -> None:
         """Raise RecordError when the file is there and may not be replaced, or is no file."""
