@@ -7,9 +7,9 @@ stream of records needs none: every chunk that is there as a whole can be read, 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import EdgevaeError
 
@@ -97,3 +97,50 @@ class McapScan:
         """The schema's name of a message of this file; empty where its channel has none."""
         schema = self.schemas.get(self.channels[message.channel_id].schema_id)
         return "" if schema is None else schema.name
+
+
+def copy_mcap(scan: McapScan, target: Path, *, keep: Callable[[Message], bool]) -> None:
+    """Write what ``scan`` reads, of the messages only those that ``keep`` takes, as a whole file.
+
+    Raises:
+        EdgevaeError: the library is not installed.
+        OSError: a file cannot be read or written.
+    """
+    try:
+        from mcap.records import Attachment, Metadata
+        from mcap.writer import CompressionType, Writer
+    except ImportError as error:
+        raise need_mcap(error) from error
+
+    schemas: dict[int, int] = {0: 0}
+    channels: dict[int, int] = {}
+    with target.open("wb") as file:
+        writer: Any = Writer(file, chunk_size=4 << 20, compression=CompressionType.LZ4)
+        started = False
+        for record in scan:
+            if not started:
+                writer.start(profile=scan.profile)
+                started = True
+            if isinstance(record, Metadata):
+                writer.add_metadata(record.name, record.metadata)
+            elif isinstance(record, Attachment):
+                writer.add_attachment(
+                    record.create_time, record.log_time, record.name, record.media_type, record.data
+                )
+            elif keep(record):
+                channel = scan.channels[record.channel_id]
+                if channel.id not in channels:
+                    schema = scan.schemas.get(channel.schema_id)
+                    if schema is not None and schema.id not in schemas:
+                        schemas[schema.id] = writer.register_schema(schema.name, schema.encoding, schema.data)
+                    channels[channel.id] = writer.register_channel(
+                        channel.topic,
+                        channel.message_encoding,
+                        schemas.get(channel.schema_id, 0),
+                        channel.metadata,
+                    )
+                writer.add_message(
+                    channels[channel.id], record.log_time, record.data, record.publish_time, record.sequence
+                )
+        if started:
+            writer.finish()

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .errors import RecordError
 from .files import check_outputs, move_into_place, os_errors_as_sentences, temporary_name
 from .latents import HDF5_MAGIC, check_row, first_words, open_hdf5
-from .mcap_file import MAGIC, McapScan, need_mcap
+from .mcap_file import MAGIC, McapScan, copy_mcap
 from .mcap_layout import LATENT_SCHEMA
+
+if TYPE_CHECKING:
+    from mcap.records import Message
 
 _HDF5_ROWS = ("latent", "timestamp_ns", "frame", "arrival_ns", "pose", "depth_valid", "source", "camera")
 
@@ -93,46 +96,16 @@ def _kind(path: Path) -> tuple[Copy, str]:
 
 
 def _copy_mcap(path: Path, target: Path) -> tuple[Repair, bool]:
-    try:
-        from mcap.records import Attachment, Metadata
-        from mcap.writer import CompressionType, Writer
-    except ImportError as error:
-        raise need_mcap(error) from error
-
     scan = McapScan(path)
     found, latents = Repair(unit="message"), 0
-    schemas: dict[int, int] = {0: 0}
-    channels: dict[int, int] = {}
-    with target.open("wb") as file:
-        writer: Any = Writer(file, chunk_size=4 << 20, compression=CompressionType.LZ4)
-        for number, record in enumerate(scan):
-            if number == 0:
-                writer.start(profile=scan.profile)
-            if isinstance(record, Metadata):
-                writer.add_metadata(record.name, record.metadata)
-            elif isinstance(record, Attachment):
-                writer.add_attachment(
-                    record.create_time, record.log_time, record.name, record.media_type, record.data
-                )
-            else:
-                channel = scan.channels[record.channel_id]
-                if channel.id not in channels:
-                    schema = scan.schemas.get(channel.schema_id)
-                    if schema is not None and schema.id not in schemas:
-                        schemas[schema.id] = writer.register_schema(schema.name, schema.encoding, schema.data)
-                    channels[channel.id] = writer.register_channel(
-                        channel.topic,
-                        channel.message_encoding,
-                        schemas.get(channel.schema_id, 0),
-                        channel.metadata,
-                    )
-                writer.add_message(
-                    channels[channel.id], record.log_time, record.data, record.publish_time, record.sequence
-                )
-                found.rows += 1
-                latents += scan.schema(record) == LATENT_SCHEMA
-        if found.rows:
-            writer.finish()
+
+    def counted(message: Message) -> bool:
+        nonlocal latents
+        found.rows += 1
+        latents += scan.schema(message) == LATENT_SCHEMA
+        return True
+
+    copy_mcap(scan, target, keep=counted)
     if latents:
         found.rows, found.unit = latents, "row"
     if scan.damaged:

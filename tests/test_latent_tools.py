@@ -314,3 +314,45 @@ def test_selected_rows_of_an_archive_keep_their_sources(tiny_model_path: Path, t
     model = edgevae.load(tiny_model_path)
     rgb = np.ascontiguousarray(cv2.imread(names[5])[..., ::-1])
     np.testing.assert_array_equal(record.latent[1], model.encode(rgb))
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".parquet", ".jsonl", ".h5"])
+def test_key_frames_of_every_kind_of_record(tiny_model_path: Path, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip({".mcap": "mcap", ".parquet": "pyarrow"}.get(suffix, "json"))
+    old, new = tmp_path / f"z{suffix}", tmp_path / "new" / f"k{suffix}"
+    uri = "synthetic:2?size=32x32&frames=12"
+    assert main(["embed", uri, "-o", str(old), "--model", str(tiny_model_path), "-q"]) == 0
+    command = ["keyframes", str(old), "-o", str(new)]
+    assert main([*command, "-n", "5"]) == 0
+    rows, chosen = read_latents(old), read_latents(new)
+    at = np.searchsorted(rows.frame, chosen.frame)
+    assert len(at) == 5
+    for column in ("latent", "timestamp_ns", "frame", "pose"):
+        np.testing.assert_array_equal(getattr(chosen, column), getattr(rows, column)[at])
+    assert chosen.intrinsics == rows.intrinsics
+    for name in ("source", "model_sha256", "clock"):
+        assert chosen.attrs.get(name) == rows.attrs.get(name)
+    assert main([*command, "-n", "2"]) == 2  # it exists
+    assert len(read_latents(new)) == 5
+    assert main([*command, "-n", "2", "--overwrite"]) == 0
+    assert len(read_latents(new)) == 2
+    assert main(["keyframes", str(old), "-o", str(old), "-n", "2", "--overwrite"]) == 2
+    assert len(read_latents(old)) == 12
+    assert sorted(path.name for path in new.parent.iterdir()) == [new.name]
+
+
+def test_key_frames_of_an_mcap_keep_their_pictures(tiny_model_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mcap")
+    old, new = tmp_path / "z.mcap", tmp_path / "k.mcap"
+    options = ["--model", str(tiny_model_path), "-q", "--record-topics", "color-raw,depth"]
+    uri = "synthetic:2?size=32x32&frames=9"
+    assert main(["stream", "--camera", uri, "--record", str(old), *options]) == 0
+    select_rows(old, [1, 4, 8], new)
+    with edgevae.open_source(str(old)) as source:
+        wanted = [frame for i, frame in enumerate(source) if i in (1, 4, 8)]
+    with edgevae.open_source(str(new)) as source:
+        for frame, like in zip(source, wanted, strict=True):
+            np.testing.assert_array_equal(frame.rgb, like.rgb)
+            np.testing.assert_array_equal(frame.depth, like.depth)
+            np.testing.assert_array_equal(frame.pose, like.pose)
+            assert frame.timestamp_ns == like.timestamp_ns
