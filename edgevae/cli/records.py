@@ -300,9 +300,12 @@ def novelty(
 
 
 def keyframes(
-    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="A record: .h5 or .jsonl.")],
+    latents: RecordArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Record of the chosen rows: .h5 or .jsonl.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Record of the chosen rows, of the same kind as LATENTS."
+        ),
     ],
     count: Annotated[int | None, typer.Option("-n", min=1, metavar="N", help="Choose so many.")] = None,
     threshold: Annotated[
