@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..files import os_errors_as_sentences, refuse_existing, sync
+from ..files import move_into_place, os_errors_as_sentences, refuse_existing, sync, temporary_name
 from ..frame import Frame, Intrinsics
 from ..words import counted
 
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
     from ..model import Decoded, ModelSpec
 
 KEEP_SECONDS = 0.75
+
+
+class Closable(Protocol):
+    """An open file of whatever library."""
+
+    def close(self) -> Any: ...
+
+
+F = TypeVar("F", bound=Closable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +207,33 @@ class RecordFile(Sink):
     def refuse_existing(self) -> None:
         """Raise RecordError when the file is there and may not be replaced, or is no file."""
         refuse_existing(self.path, overwrite=self.overwrite)
+
+    @contextlib.contextmanager
+    def started(self, create: Callable[[Path], F]) -> Iterator[F]:
+        """A new file that gets its name when the block, which writes the first rows, ends.
+
+        It stays open then. When anything fails it is closed, and nothing of it is left.
+
+        Args:
+            create: opens a file of the given, temporary name.
+
+        Raises:
+            RecordError: a file of that name has been made in the meantime.
+            OSError: the file system refused.
+        """
+        temporary, file = temporary_name(self.path), None
+        try:
+            file = create(temporary)
+            yield file
+            self.refuse_existing()
+            move_into_place(temporary, self.path, overwrite=self.overwrite)
+        except BaseException:
+            if file is not None:
+                with contextlib.suppress(OSError, RuntimeError):
+                    file.close()
+            temporary.unlink(missing_ok=True)
+            raise
+        self.files.append(self.path)
 
     def name_next(self) -> None:
         """Turn to a name that no file has, where this run has put rows under the present one."""

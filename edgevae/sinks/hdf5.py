@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import move_into_place, os_errors_as_sentences, ready_folder, temporary_name
+from ..files import os_errors_as_sentences, ready_folder
 from ..latents import first_words
 from .base import RecordFile, Row, RunInfo
 
@@ -136,29 +136,24 @@ class Hdf5Sink(RecordFile):
     def _start(self, rows: list[Row]) -> None:
         import h5py
 
-        temporary = temporary_name(self.path)
-        file: h5py.File | None = None
+        def create(name: Path) -> h5py.File:
+            name.touch()
+            self._claim_space(name, 0, 0)  # a full disk must show before HDF5 creates anything
+            return h5py.File(name, "w", libver="latest", locking="best-effort")
+
         try:
-            temporary.touch()
-            self._claim_space(temporary, 0, 0)  # a full disk must show before HDF5 creates anything
-            file = h5py.File(temporary, "w", libver="latest", locking="best-effort")
-            self._claim_space(temporary, 0, 0)  # once more: HDF5 has cut the file to nothing
-            with self._failures_contained(file):
-                self._lay_out(file, rows[0])
-                self._claim_space(temporary, file.id.get_filesize(), len(rows))
-                file.swmr_mode = True
-                self._append(file, rows)
-            self.refuse_existing()
-            move_into_place(temporary, self.path, overwrite=self.overwrite)
+            with self.started(create) as file:
+                name = Path(file.filename)
+                self._claim_space(name, 0, 0)  # once more: HDF5 has cut the file to nothing
+                with self._failures_contained(file):
+                    self._lay_out(file, rows[0])
+                    self._claim_space(name, file.id.get_filesize(), len(rows))
+                    file.swmr_mode = True
+                    self._append(file, rows)
         except BaseException:
-            if file is not None:
-                self._data.clear()
-                with contextlib.suppress(OSError, RuntimeError):
-                    file.close()
-            temporary.unlink(missing_ok=True)
+            self._data.clear()
             raise
         self._file = file
-        self.files.append(self.path)
 
     def _claim_space(self, name: Path, written: int, rows: int) -> None:
         """Have the disk set aside what the next block and HDF5's own tables can need.

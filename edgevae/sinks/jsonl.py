@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RowError
-from ..files import move_into_place, os_errors_as_sentences, ready_folder, temporary_name
+from ..files import os_errors_as_sentences, ready_folder
 from .base import RecordFile, Row, RunInfo, Sink
 
 
@@ -66,18 +66,9 @@ class JsonlSink(RecordFile):
         return json_line(row, self._run)
 
     def _start(self, line: bytes) -> io.FileIO:
-        temporary = temporary_name(self.path)
         # Unbuffered: a line reaches the operating system in one write and survives a kill.
-        file = io.FileIO(temporary, "w")
-        try:
+        with self.started(lambda name: io.FileIO(name, "w")) as file:
             _write_all(file, line)
-            self.refuse_existing()
-            move_into_place(temporary, self.path, overwrite=self.overwrite)
-        except BaseException:
-            file.close()
-            temporary.unlink(missing_ok=True)
-            raise
-        self.files.append(self.path)
         self._inode, self._is_full = _inode(os.fstat(file.fileno())), False
         return file
 

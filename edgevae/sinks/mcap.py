@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from .. import mcap_layout as layout
 from ..errors import RecordError
-from ..files import move_into_place, os_errors_as_sentences, ready_folder, temporary_name
+from ..files import os_errors_as_sentences, ready_folder
 from ..mcap_file import need_mcap
 from .base import RecordFile, Row, RunInfo
 from .mcap_messages import CAMERA, calibration, millimetres, raw_image, transform
@@ -160,19 +160,10 @@ class McapSink(RecordFile):
     # --- the file
 
     def _start(self, messages: list[_Message]) -> None:
-        temporary = temporary_name(self.path)
-        file = io.FileIO(temporary, "w")
-        try:
+        with self.started(lambda name: io.FileIO(name, "w")) as file:
             self._start_library()
             self._append(file, messages)
-            self.refuse_existing()
-            move_into_place(temporary, self.path, overwrite=self.overwrite)
-        except BaseException:
-            file.close()
-            temporary.unlink(missing_ok=True)
-            raise
         self._file = file
-        self.files.append(self.path)
 
     def _append(self, file: io.FileIO, messages: list[_Message]) -> None:
         """Add a chunk, all of it or, raising OSError, nothing."""
