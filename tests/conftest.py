@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from tiny_model import tiny_document
 
+import edgevae
 from edgevae import _core, model_file
+from edgevae.model import Model
 
 ISAS = _core.available_isas()
 
@@ -50,6 +52,12 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document, tensors = tiny_document()
     model_file.write(path, document, tensors)
     return path
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model_path: Path) -> Model:
+    """That model, on one thread."""
+    return edgevae.load(tiny_model_path, threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -42,11 +42,6 @@ def suffix(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
-
-
 def write_pictures(folder: Path, count: int, seed: int, *, depth: bool) -> Path:
     rng = np.random.default_rng(seed)
     for part in ("color", *(["depth"] if depth else [])):

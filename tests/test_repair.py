@@ -20,7 +20,6 @@ pytest.importorskip("mcap")
 
 from mcap.reader import make_reader
 
-import edgevae
 from edgevae import stream
 from edgevae.cli import main
 from edgevae.errors import RecordError
@@ -30,11 +29,6 @@ from edgevae.repair import repair
 from edgevae.sinks import open_record
 
 SUFFIXES = (".jsonl", ".h5", ".mcap")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
 
 
 def record(model: Model, path: Path, count: int = 40) -> Latents:

@@ -36,11 +36,6 @@ from edgevae.sinks.mcap import McapSink
 START_NS = 1_000_000_000
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
-
-
 @pytest.fixture
 def info(model: Model) -> RunInfo:
     return RunInfo("memory", False, model.spec)

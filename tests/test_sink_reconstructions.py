@@ -21,11 +21,6 @@ from edgevae.sinks.reconstructions import ReconstructionSink
 from edgevae.sinks.sheets import psnr_db
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
-
-
 def unpack(content: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 

@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 from memory_source import MemorySource, make_frame
 
-import edgevae
 from edgevae import stream
 from edgevae.errors import RecordError
 from edgevae.latents import read_latents
@@ -31,11 +30,6 @@ from edgevae.sinks import Row, RunInfo, open_record
 
 MCAP = pytest.mark.skipif(find_spec("mcap") is None, reason="needs mcap")
 SUFFIXES = (".jsonl", ".h5", pytest.param(".mcap", marks=MCAP))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
 
 
 @pytest.fixture

@@ -36,11 +36,6 @@ pytest.importorskip("rerun")
 DEADLINE_S = 90.0
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
-
-
 @pytest.fixture
 def port() -> int:
     """A free port with a free one behind it."""

@@ -26,11 +26,6 @@ from edgevae.sinks.video import VideoSink, frame_rate
 SUFFIXES = (".mp4", ".mkv", ".avi")
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
-
-
 def make_row(model: Model, index: int, timestamp_ns: int | None = None) -> Row:
     """A row with pictures, its colour a grey that follows from its number."""
     frame = make_frame(index)

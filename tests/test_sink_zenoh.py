@@ -32,11 +32,6 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "zenoh_subscriber.py"
 DEADLINE_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
-
-
 @pytest.fixture
 def endpoint() -> str:
     with socket.socket() as probe:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from memory_source import MemorySource, corrupt, make_frame, raising
 
-import edgevae
 from edgevae import capture, stream
 from edgevae.errors import FrameError, RecordError, RowError, SourceError, SourceLost
 from edgevae.frame import Frame
@@ -24,11 +23,6 @@ from edgevae.sinks import Row, RunInfo, Sink, open_record, writer
 from edgevae.sources.looping import LoopingSource
 from edgevae.stats import Stats
 from edgevae.stream import Stop
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_path: Path) -> Model:
-    return edgevae.load(tiny_model_path, threads=1)
 
 
 class ListSink(Sink):
