@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 RecordArgument = Annotated[
     Path, typer.Argument(metavar="LATENTS", help="A record: .h5, .jsonl, .mcap or .parquet.")
 ]
+AnyModelOption = Annotated[
+    bool, typer.Option("--any-model", help="Decode although the record names another model file.")
+]
 DistanceOption = Annotated[str, typer.Option(metavar="NAME", help="cosine or euclidean.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -38,9 +41,7 @@ def decode(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures.")],
     model: ModelOption = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Decode every N-th latent.")] = 1,
-    any_model: Annotated[
-        bool, typer.Option("--any-model", help="Decode although the record names another model file.")
-    ] = False,
+    any_model: AnyModelOption = False,
     overwrite: OverwriteOption = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
@@ -98,9 +99,7 @@ def reconstruct(
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, too.")
     ] = None,
-    any_model: Annotated[
-        bool, typer.Option("--any-model", help="Decode although the record names another model file.")
-    ] = False,
+    any_model: AnyModelOption = False,
     overwrite: OverwriteOption = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
