@@ -48,7 +48,7 @@ def latent_of(text: str, model: Model) -> Named:
             raise RecordError(f"{body} holds {counted(len(record), 'latent')}; say which one: {body}#0.")
         return Named(row_of(record, number, body), f"{Path(body).name}#{number}")
     frame = _frame(body, number or 0)
-    name = Path(body.split(",")[0]).name or body
+    name = Path(body if Path(body).exists() else body.split(",")[0]).name or body
     return Named(model.encode_frame(frame).latent, f"{name}#{number}" if number is not None else name, frame)
 
 

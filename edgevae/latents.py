@@ -77,7 +77,7 @@ def read_latents(path: str | Path) -> Latents:
 
         return read_parquet(path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
         raise RecordError(
             f"{path} {what}, wanted a record (.h5, .jsonl, .mcap or .parquet) written by 'edgevae stream' or "
             "'embed'."

@@ -30,6 +30,7 @@ from .model import Model, load
 from .preprocess import FloatArray, InputSpec, pack_with_mask
 from .quantize_layers import quantize_chain, steps
 from .sources.base import Source
+from .words import counted
 
 FRAMES = 64  # taken from a source unless told otherwise
 FEWEST = 8  # six to calibrate on, two held out
@@ -258,8 +259,8 @@ def _packed(
         valid.append(means)
     if len(packed) < FEWEST:
         raise QuantizeError(
-            f"{calibration}: {len(packed)} frames, wanted at least {FEWEST} to calibrate and measure on; "
-            f"{FRAMES} or more give better ranges."
+            f"{calibration}: {counted(len(packed), 'frame')}, wanted at least {FEWEST} to calibrate and "
+            f"measure on; {FRAMES} or more give better ranges."
         )
     return np.stack(packed), np.stack(valid)
 

@@ -18,6 +18,7 @@ from ..files import os_errors_as_sentences, ready_folder, replacing, sync, tempo
 from ..latents_parquet import attributes, load_pyarrow, parquet_errors_as_sentences, parts_of
 from ..model import ModelSpec
 from ..sinks.base import Row
+from ..words import printable
 from .base import Archive, Found, check_same
 from .plan import Place, Plan
 from .tables import to_table
@@ -71,6 +72,11 @@ class ParquetArchive(Archive):
     def begin(self, plan: Plan, spec: ModelSpec, found: Found | None) -> None:
         if found is None:
             refuse_existing_archive(self.path, overwrite=self._overwrite)
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            name = printable(str(self.path))
+            raise RecordError(f"{name} has bytes that are no text; Arrow wants another name.") from error
         ready_folder(self.path.parent)
         self._plan, self._spec, self._resumed = plan, spec, found is not None
         self.rows = 0 if found is None else found.rows

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import SourceError
 from ..sinks.base import Row
 from ..sources.opencv import without_password
+from ..words import printable
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Plan:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The sources as records name them: without a password in a URL."""
-        return tuple(without_password(uri) for uri in self.sources)
+        """The sources as records name them: without a password in a URL, and in UTF-8."""
+        return tuple(printable(without_password(uri)) for uri in self.sources)
 
     @cached_property
     def digest(self) -> str:

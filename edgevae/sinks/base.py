@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..files import move_into_place, os_errors_as_sentences, refuse_existing, sync, temporary_name
 from ..frame import Frame, Intrinsics
-from ..words import counted
+from ..words import counted, printable
 
 if TYPE_CHECKING:
     from ..model import Decoded, ModelSpec
@@ -40,6 +40,9 @@ class RunInfo:
     source: str
     live: bool
     spec: ModelSpec
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", printable(self.source))
 
     def facts(self, row: Row) -> dict[str, Any]:
         """What a record says about all of its rows, of which ``row`` is the first; docs/records.md."""
