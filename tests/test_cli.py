@@ -258,6 +258,54 @@ def test_a_closed_output_is_no_error(tmp_path: Path, command: list[str]) -> None
     assert (done.returncode, "Error" in done.stderr) == (0, False)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["info"], ["--version"]])
+def test_an_output_that_takes_nothing_is_one_sentence(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgevae", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    sentence = "edgevae: cannot write standard output: No space left on device.\n"
+    assert (done.returncode, done.stderr) == (2, sentence)
+
+
+def test_closed_streams_do_not_end_up_in_a_record(
+    tiny_model_path: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """A file that is opened takes the lowest free number, which must not be that of standard output."""
+
+    def close_all() -> None:
+        for number in (0, 1, 2):
+            os.close(number)
+
+    arguments = ["stream", "--camera", pictures, "--model", tiny_model_path, "--record", tmp_path / "z.jsonl"]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgevae", *map(str, arguments)], preexec_fn=close_all, timeout=60
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "z.jsonl").read_text().count("\n") == len(read_latents(tmp_path / "z.jsonl")) == 5
+
+
+def test_names_that_the_terminal_or_a_format_cannot_spell(
+    tiny_model_path: Path, pictures: Path, tmp_path: Path
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff \xc3\xa4"))
+    pictures.rename(odd)
+    record = tmp_path / "z.h5"
+    for command in (
+        ["stream", "--camera", odd, "--record", record, "--stats", f"{odd}.json", "--model", tiny_model_path],
+        ["novelty", record],
+    ):
+        done = subprocess.run(
+            [os.fsencode(word) for word in (sys.executable, "-m", "edgevae", *map(str, command))],
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert read_latents(record).attrs["source"].endswith("/\\xff ä")
+
+
 def test_ctrl_c_in_any_command_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,6 +428,12 @@ BAD = {
     "no camera": (["stream"], "--camera"),
     "no such command": (["strem"], "strem"),
     "no such option": (["stream", "--camera", "synthetic", "--fast"], "--fast"),
+    "an unset folder for pictures": (
+        ["stream", "--camera", "synthetic", "--save-reconstructions", ""],
+        "'' is no name",
+    ),
+    "an unset folder to decode into": (["decode", "{tmp}/short.jsonl", "-o", ""], "'' is no name"),
+    "a device as latents": (["novelty", "/dev/null"], "/dev/null is no file"),
     "no such latents": (["decode", "{tmp}/none.h5", "-o", "{tmp}/out"], "none.h5 does not exist"),
     "foreign latents": (["decode", "{tmp}/there.h5", "-o", "{tmp}/out"], "not a readable HDF5 record"),
     "latents of another length": (
@@ -523,7 +577,7 @@ def test_one_is_no_plural(tmp_path: Path, tiny_model_path: Path, capsys: pytest.
     assert main(["repair", record]) == 0
     said = "".join(capsys.readouterr())
     assert "1 frame in" in said
-    assert not re.search(r"\b1 [a-z]+s\b(?! in)", said), said
+    assert not re.search(r"(?<![.0-9])1 (frame|row|latent|picture|source)s\b", said), said
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:

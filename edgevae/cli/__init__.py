@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Abort:
         return _fail("interrupted.", 130)
     except _NobodyReads:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        _print_nowhere()
         return 0
     except Exception as error:
         check_ended()  # an import that is broken off, for one, may fail with any error
@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         if isinstance(error, EdgevaeError):
             return _fail(str(error), 2)
+        if isinstance(error, OSError) and _output_fails():
+            return _fail(f"cannot write standard output: {error.strerror or error}.", 2)
         if hasattr(error, "format_message"):  # a usage error of typer, wherever its classes live
             command = getattr(getattr(error, "ctx", None), "command_path", "edgevae")
             return _fail(f"{error.format_message().rstrip('.')}{_got(error)}. Run '{command} --help'.", 2)
@@ -78,6 +80,21 @@ def _past_typer(command: Callable[..., None]) -> Callable[..., None]:
             raise _NobodyReads if isinstance(error.__context__, BrokenPipeError) else error from None
 
     return run
+
+
+def _output_fails() -> bool:
+    """Whether standard output takes nothing, as on a full disk; tries it with a line's end."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        _print_nowhere()
+        return True
+    return False
+
+
+def _print_nowhere() -> None:
+    """Turn standard output away: Python flushes it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Warnings(logging.Handler):

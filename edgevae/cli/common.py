@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -45,8 +46,16 @@ StatsOption = Annotated[
 
 
 def complain(sentence: str) -> None:
-    """Print one line on standard error."""
-    print("edgevae:", " ".join(sentence.split()), file=sys.stderr, flush=True)
+    """Print one line on standard error, if somebody takes it."""
+    with contextlib.suppress(OSError):
+        print("edgevae:", " ".join(sentence.split()), file=sys.stderr, flush=True)
+
+
+def folder(text: str) -> Path:
+    """The value of an option that names a folder: an unset variable is not the present one."""
+    if not text:
+        raise typer.BadParameter("'' is no name; wanted that of a folder, such as . for the present one")
+    return Path(text)
 
 
 def with_value(arguments: list[str], option: str, value: str) -> list[str]:

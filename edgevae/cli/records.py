@@ -20,6 +20,7 @@ from .common import (
     ThreadsOption,
     VoxelOption,
     complain,
+    folder,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def decode(
     latents: RecordArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", parser=folder, help="Folder for the pictures.")
+    ],
     model: ModelOption = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Decode every N-th latent.")] = 1,
     any_model: AnyModelOption = False,

@@ -25,6 +25,7 @@ from .common import (
     ThreadsOption,
     VoxelOption,
     complain,
+    folder,
 )
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def stream(
     overwrite: OverwriteOption = False,
     stats: StatsOption = None,
     save_reconstructions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a picture a frame, camera beside decoded.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=folder, help="Write a picture a frame, camera beside decoded."),
     ] = None,
     save_video: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The same as a video: .mkv, .avi or .mp4.")
