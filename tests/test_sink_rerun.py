@@ -262,9 +262,12 @@ def test_a_kill_leaves_a_readable_file(tiny_model_path: Path, tmp_path: Path) ->
     path = tmp_path / "z.rrd"
     arguments = ["stream", "--camera", "synthetic", "--model", tiny_model_path, "--view", path, "--quiet"]
     process = subprocess.Popen([sys.executable, "-m", "edgevae", *map(str, arguments)])
-    wait_for(lambda: path.exists() and path.stat().st_size > 2_000_000)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    try:
+        wait_for(lambda: path.exists() and path.stat().st_size > 2_000_000)
+    finally:
+        process.kill()
+        code = process.wait()
+    assert code == -signal.SIGKILL
     frames = [frame for frame, _ in values(mended(path), "/latent", "BarChart:values")]
     assert frames == list(range(len(frames)))
     assert len(frames) > 5
