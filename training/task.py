@@ -155,7 +155,7 @@ class VAETask(L.LightningModule):
             group["lr"] = self.optimizer.lr * self.optimizer.factor(self.progress())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._loss(self._run(batch), batch, self.trainer.global_step)
+        loss = self._loss(self.reconstruct(batch), batch, self.trainer.global_step)
         if not torch.isfinite(loss.total):
             raise self._lost(f"the loss is {loss.total.item()}", loss)
         self._last_loss = loss
@@ -187,7 +187,8 @@ class VAETask(L.LightningModule):
             f"{', and go on with --ckpt_path last' if kept else ''}."
         )
 
-    def _run(self, batch: Batch) -> Output:
+    def reconstruct(self, batch: Batch) -> Output:
+        """The network's output for a batch, with its labels as condition where it takes one."""
         condition = None
         if self.net.condition_dim:
             condition = F.one_hot(batch["label"], self.net.condition_dim).float()
@@ -240,7 +241,7 @@ class VAETask(L.LightningModule):
             cast(MeanMetric, self.losses[name]).update(value, weight=len(batch["input"]))
 
     def _score(self, batch: Batch, index: int) -> Output:
-        out = self._run(batch)
+        out = self.reconstruct(batch)
         self._scores()[index].update(out.y, batch["target"], batch["valid"])
         return out
 
