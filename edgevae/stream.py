@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BAD_FRAMES_IN_A_ROW = 30
 _POLL_S = 0.1
+_STOPPED_S = 5.0  # between two looks that are _POLL_S apart, the process did not run
 _TURN_S = 0.0005
 
 
@@ -148,7 +149,7 @@ class _Frames:
             SourceError, FrameError, RecordError: as ``run`` says.
         """
         stats, stop = self._stats, self._stop
-        began_s = waiting_s = time.monotonic()
+        began_s = waiting_s = looked_s = time.monotonic()
         encoded, bad_in_a_row_from = stats.encoded, stats.skipped
         while not stop.requested:
             self._writer.check()
@@ -171,6 +172,9 @@ class _Frames:
                     break
                 self._count_dropped()
                 now_s = time.monotonic()
+                if now_s - looked_s > _STOPPED_S:  # by Ctrl-Z, or with the whole machine: so was the source
+                    waiting_s = now_s
+                looked_s = now_s
                 if item is None:
                     quiet_s = now_s - max(waiting_s, self._capture.returned_s)
                     if quiet_s > STALL_TIMEOUT_S:
@@ -188,7 +192,7 @@ class _Frames:
                     if item.pair_ms is not None:
                         stats.time("pair", item.pair_ms)
                     yield item
-                    waiting_s = time.monotonic()
+                    waiting_s = looked_s = time.monotonic()
 
     def _lost(self, why: str) -> None:
         if why:
