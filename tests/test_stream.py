@@ -244,9 +244,12 @@ def test_the_only_sink_that_fails_for_good_ends_the_run(
 ) -> None:
     monkeypatch.setattr(writer, "PATIENCE_S", 0.3)
     sink, stats = ListSink(fail_at=3), Stats()
-    with pytest.raises(RecordError, match="the disk is full"):
+    with pytest.raises(RecordError, match="the disk is full") as error:
         stream.run(MemorySource(10_000_000), model, [sink], stats=stats)
     assert indices(sink) == [0, 1, 2]
+    (report,) = stats.report()["sinks"]
+    assert report["rows"] + report["lost"] == stats.encoded
+    assert f" {report['lost']} rows are missing" in str(error.value)  # those that were queued among them
 
 
 def test_a_run_whose_sinks_never_wrote_ends_at_once(model: Model) -> None:

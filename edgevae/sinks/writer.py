@@ -64,6 +64,7 @@ class Writer:
         self._run = run
         self._wait = wait
         self._feeds = [Feed(sink, run, stats, stop, tell) for sink in sinks]
+        self._failure: Exception | None = None  # of a sink, raised by ``check``
 
     def __enter__(self) -> Writer:
         """Open the sinks.
@@ -92,7 +93,9 @@ class Writer:
             feed.end()
         for feed in self._feeds:
             feed.join()
-        if error is None:  # otherwise the first failure is the one to report
+        # Another failure than that of a sink is the one to report. That of a sink is worded anew: by now the
+        # rows are counted that were still queued when it was raised.
+        if error is None or error is self._failure:
             for feed in self._feeds:
                 feed.raise_failure()
 
@@ -121,8 +124,12 @@ class Writer:
         if all(feed.fails() for feed in self._feeds):
             never_wrote = all(feed.sink.rows == 0 for feed in self._feeds)
             if never_wrote or (self._wait and not any(feed.is_waited_for() for feed in self._feeds)):
-                for feed in self._feeds:
-                    feed.raise_failure()
+                try:
+                    for feed in self._feeds:
+                        feed.raise_failure()
+                except Exception as error:
+                    self._failure = error
+                    raise
 
 
 class Feed:
