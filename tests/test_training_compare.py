@@ -33,12 +33,8 @@ TRAIN, HELD = 9, 5
 
 
 @pytest.fixture(autouse=True)
-def _few_threads_and_no_run_up(monkeypatch: pytest.MonkeyPatch) -> Any:
+def _no_run_up(monkeypatch: pytest.MonkeyPatch, one_torch_thread: None) -> None:
     monkeypatch.setattr(compare_measure, "RUN_UP_NS", 0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_frames(root: Path, count: int = TRAIN + HELD, seed: int = 0) -> None:

@@ -37,7 +37,10 @@ def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     CACHE = tmp_path_factory.mktemp("cache")
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # jsonargparse warns of its own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]  # jsonargparse warns of its own
 
 ALWAYS = {
     "loss_curve",
@@ -52,14 +55,6 @@ ALWAYS = {
 }
 DEPTH = {"depth_errors", "point_cloud"}
 LIGHT_RUN = ["--images", "2", "--steps", "3"]
-
-
-@pytest.fixture(autouse=True)
-def _few_threads() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
