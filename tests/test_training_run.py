@@ -247,7 +247,8 @@ def test_an_interrupted_run_can_go_on(config: Path, number: signal.Signals) -> N
         finally:
             process.kill()
     assert process.returncode == 128 + number
-    assert said.splitlines()[-1] == f"interrupted; {LAST} is whole, go on with --ckpt_path last."
+    how = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}[number]
+    assert said.splitlines()[-1] == f"{how}; {LAST} is whole, go on with --ckpt_path last."
     done = torch.load(LAST, weights_only=True)["epoch"] + 1
     assert fit(config, "--trainer.max_epochs", done + 1, "--ckpt_path", "last") == 0
     assert torch.load(LAST, weights_only=True)["epoch"] == done

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
+from edgevae.ending import Ended, ending_on_signals
 from edgevae.errors import EdgevaeError
 
 from . import callbacks
@@ -66,24 +66,13 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def fit(self, **arguments: Any) -> None:
-        """Train. After a signal Lightning returns, or exits with a code of its own."""
-        exited = False
         try:
             self.trainer.fit(**arguments)
-        except SystemExit:
-            exited = True
-        if exited or self.trainer.received_sigterm:
-            raise Ended(self.model.run, signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)
-
-
-class Ended(Exception):
-    """A signal ended a run."""
-
-    def __init__(self, run: RunOptions, number: signal.Signals) -> None:
-        self.code = 128 + number
-        last = Path(run.folder) / CHECKPOINTS / "last.ckpt"
-        kept = f"; {last} is whole, go on with --ckpt_path last" if last.exists() else ""
-        super().__init__(f"interrupted{kept}.")
+        except Ended as end:
+            last = Path(self.model.run.folder) / CHECKPOINTS / "last.ckpt"
+            if last.exists():
+                end.args = (f"{str(end).rstrip('.')}; {last} is whole, go on with --ckpt_path last.",)
+            raise
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -115,14 +104,18 @@ def main(arguments: list[str] | None = None) -> int:
     except EdgevaeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Ended as end:
-        print(end, file=sys.stderr)
-        return end.code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return 0
 
 
+def process() -> int:
+    """Run the command that the process was started with; a signal ends it with one sentence."""
+    try:
+        with ending_on_signals():
+            return main()
+    except Ended as end:
+        print(end, file=sys.stderr)
+        return end.exit_code
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(process())
