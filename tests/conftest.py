@@ -20,9 +20,11 @@ from edgevae.model import Model
 
 ISAS = _core.available_isas()
 
-# A shell's background jobs ignore Ctrl-C, and so would every program that a test starts and interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background jobs ignore Ctrl-C, what nohup starts ignores the end of its terminal, and so would every
+# program that a test starts and interrupts.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(params=ISAS)
