@@ -20,8 +20,8 @@ from edgevae.model import Model
 
 ISAS = _core.available_isas()
 
-# A shell's background jobs ignore Ctrl-C, what nohup starts ignores the end of its terminal, and so would every
-# program that a test starts and interrupts.
+# A shell's background jobs ignore Ctrl-C, what nohup starts ignores the end of its terminal, and so would
+# every program that a test starts and interrupts.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
