@@ -16,7 +16,7 @@ from .errors import EdgevaeError
 from .words import counted
 
 EXTRAS = {
-    "train": ("torch", "lightning", "torchmetrics", "tensorboard", "scipy", "sklearn", "matplotlib"),
+    "train": ("torch", "lightning", "torchmetrics", "tensorboard", "scipy", "scikit-learn", "matplotlib"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "bench": ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx", "matplotlib"),
     "realsense": ("pyrealsense2",),
