@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from edgevae.preprocess import InputSpec
+
+from .models.base import input_document
 
 Rows = npt.NDArray[np.float32]
 
@@ -119,16 +121,12 @@ class Projection:
 
     def document(self) -> dict[str, Any]:
         """The model file's document (docs/model-file.md) without its layers and its storage precision."""
-        channels, height, width = self._shape()
-        depth = self.input.depth
         return {
             "name": self.name,
-            "input": {"channels": channels, "height": height, "width": width},
             "latent_dim": self.latent_dim,
             "condition_dim": 0,
             "posterior": None,
-            "color": {"encoding": self.input.color},
-            "depth": None if depth is None else asdict(depth),
+            **input_document(self.input),
             "provenance": {},
         }
 

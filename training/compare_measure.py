@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import edgevae
@@ -23,7 +22,7 @@ from edgevae.preprocess import FloatArray
 from .baselines import Projection
 from .losses import squared_error
 from .metrics import LatentFigures, Reconstruction
-from .models import VAE
+from .models import VAE, one_hot
 
 Batch = dict[str, Tensor]
 Coder = VAE | Projection
@@ -76,7 +75,7 @@ def condition_of(coder: Coder, batch: Batch) -> Tensor | None:
             "the model is conditioned on classes, and a held-out frame has no class; restore the data it "
             "was trained on."
         )
-    return F.one_hot(batch["label"], coder.condition_dim).float()
+    return one_hot(batch["label"], coder.condition_dim)
 
 
 @dataclass(frozen=True)

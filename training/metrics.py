@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from edgevae.preprocess import InputSpec
 
-from .losses import squared_error
+from .losses import kl_divergence, squared_error
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; Wang et al., "Image quality assessment", 2004
 DELTA = 1.25  # of depth: "delta < 1.25" of the literature on depth estimation
@@ -145,7 +145,7 @@ class LatentFigures(Metric):
         self.images = self.images + len(mean)
         self.means = self.means + mean.sum(0)
         self.squares = self.squares + mean.square().sum(0)
-        self.kls = self.kls + 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(0)
+        self.kls = self.kls + kl_divergence(mean, std).sum(0)
 
     def compute(self) -> dict[str, float]:
         variance = self.squares / self.images - (self.means / self.images).square()

@@ -15,7 +15,6 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -191,7 +190,7 @@ class VAETask(L.LightningModule):
         """The network's output for a batch, with its labels as condition where it takes one."""
         condition = None
         if self.net.condition_dim:
-            condition = F.one_hot(batch["label"], self.net.condition_dim).float()
+            condition = models.one_hot(batch["label"], self.net.condition_dim)
         out: Output = self.net(batch["input"].contiguous(memory_format=torch.channels_last), condition)
         return out
 

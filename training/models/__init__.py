@@ -11,7 +11,7 @@ import torch
 from edgevae import model_file
 from edgevae.errors import EdgevaeError
 
-from .base import VAE, Output
+from .base import VAE, Output, one_hot
 from .conv import conv_autoencoder, conv_vae
 from .frey import frey_vae
 from .fully_connected import beta_vae, conditional_vae, fc_vae
@@ -19,7 +19,7 @@ from .rgbd import rgbd_vae
 from .transition import transition_vae
 from .vgg import vgg_vae
 
-__all__ = ["REGISTRY", "VAE", "Output", "build"]
+__all__ = ["REGISTRY", "VAE", "Output", "build", "one_hot"]
 
 REGISTRY: dict[str, Callable[..., VAE]] = {
     "rgbd-vae": rgbd_vae,

@@ -121,18 +121,23 @@ class VAE(nn.Module):
             "latent_dim": self.latent_dim,
             "condition_dim": self.condition_dim,
             "posterior": posterior,
-            **_document(self.input),
+            **input_document(self.input),
             "provenance": self.provenance,
         }
 
 
-def _document(spec: InputSpec) -> dict[str, Any]:
+def input_document(spec: InputSpec) -> dict[str, Any]:
     """The part of a model file's document that says what a frame becomes."""
     return {
         "input": {"channels": spec.channels, "height": spec.height, "width": spec.width},
         "color": {"encoding": spec.color},
         "depth": None if spec.depth is None else asdict(spec.depth),
     }
+
+
+def one_hot(labels: Tensor, condition_dim: int) -> Tensor:
+    """Labels (N,) as a conditional model takes them, float32 (N, condition_dim)."""
+    return F.one_hot(labels, condition_dim).float()
 
 
 def input_spec(
@@ -158,7 +163,7 @@ def input_spec(
     except TypeError:
         raise EdgevaeError(f"depth is {depth!r}, wanted a mapping such as {LOG_DEPTH}.") from None
     spec = InputSpec(channels, pair[0], pair[1], color, encoding)
-    model_file.check_input(_document(spec))
+    model_file.check_input(input_document(spec))
     return spec
 
 

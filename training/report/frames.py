@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..models import VAE
+from ..models import VAE, one_hot
 
 Floats = npt.NDArray[np.float32]
 NO_CLASS = "no class"
@@ -104,11 +103,6 @@ class HeldOut:
 def spread(count: int, most: int) -> list[int]:
     """``most`` of the numbers below ``count``, evenly, both ends included; all if there are no more."""
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())] if count else []
-
-
-def one_hot(labels: Tensor, length: int) -> Tensor:
-    """float32 (N, length), the condition that a class is."""
-    return F.one_hot(labels, length).float()
 
 
 def tensor(array: Floats) -> Tensor:

@@ -14,9 +14,9 @@ from edgevae.pictures import DepthScale, Image
 
 from ..figures import images, style
 from ..figures.loss import NATS
-from ..models import VAE
+from ..models import VAE, one_hot
 from ..runs import Run
-from .frames import Floats, HeldOut, one_hot
+from .frames import Floats, HeldOut
 from .page import Section, absent, picture
 
 SEED = 0
