@@ -23,6 +23,7 @@ from edgevae.errors import EdgevaeError
 from edgevae.files import write_json
 
 from . import checkpoint, models
+from .linear_start import linear_start
 from .losses import Likelihood, Loss, LossOptions, vae_loss
 from .metrics import LatentFigures, Reconstruction
 from .models import Output
@@ -83,6 +84,9 @@ class VAETask(L.LightningModule):
         options: its options, as for ``training.models.build``.
         loss: likelihood and KL weight.
         optimizer: learning rate and schedule.
+        start: of the weights: "random", or "linear" (rgbd-vae): as principal components of training frames,
+            see ``training.linear_start``.
+        start_frames: how many frames a linear start looks at.
     """
 
     def __init__(
@@ -91,8 +95,13 @@ class VAETask(L.LightningModule):
         options: dict[str, Any] | None = None,
         loss: LossOptions | None = None,
         optimizer: OptimizerOptions | None = None,
+        start: str = "random",
+        start_frames: int = 4096,
     ) -> None:
         super().__init__()
+        if start not in ("random", "linear"):
+            raise ValueError(f"start is {start!r}, wanted random or linear")
+        self.start, self.start_frames = start, start_frames
         self.net = models.build(model, **(options or {}))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.likelihood = Likelihood(loss or LossOptions())
@@ -130,6 +139,9 @@ class VAETask(L.LightningModule):
                 f"{' (' + ', '.join(classes[:12]) + ')' if classes else ''}; set the model's number of "
                 "classes to the data's, or take sets with labels."
             )
+        if stage == "fit" and self.start == "linear" and self.trainer.ckpt_path is None:
+            rank_zero_info(f"weights start as principal components of {self.start_frames} training frames")
+            linear_start(self.net, datamodule.drawn(self.start_frames), self.start_frames)
 
     def on_train_start(self) -> None:
         self._tick_s = None

@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from edgevae.errors import SourceError
@@ -195,6 +196,14 @@ class FramesDataModule(L.LightningDataModule):
             weights=None if each.min() == each.max() else each,
             epoch_frames=self.epoch_frames,
         )
+
+    def drawn(self, count: int) -> Iterator[Tensor]:
+        """What ``count`` training frames or more are to become, epoch after epoch: targets (N, C, h, w)."""
+        loader = self.train_dataloader()
+        for epoch in range(-(-count // len(loader))):
+            loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                yield batch["target"]
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """One loader for each set that is scored, in the order of ``names`` and ``held_images``."""

@@ -1,0 +1,100 @@
+"""A linear start: what the network then is, told from principal components computed another way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import training.models
+from edgevae.errors import EdgevaeError
+from training.linear_start import linear_start
+from training.models import VAE
+
+LATENTS = 12
+
+
+def smooth(count: int, seed: int) -> Tensor:
+    """Pictures of few low frequencies (N, 4, 32, 32), most of whose variance a dozen components hold."""
+    rng = np.random.default_rng(seed)
+    at = (np.arange(32) + 0.5) / 32
+    waves = np.stack([np.cos(np.pi * k * at) for k in range(3)])
+    amounts = rng.normal(size=(count, 4, 3, 3)) * np.array([0.3, 0.1, 0.03])[:, None]
+    amounts[:, 1:3] = amounts[:, :1] + 0.2 * amounts[:, 1:3]
+    return torch.from_numpy(np.einsum("ncij,iy,jx->ncyx", amounts, waves, waves).clip(-0.85, 0.85)).float()
+
+
+def batches(x: Tensor) -> Iterator[Tensor]:
+    yield from x.split(50)
+
+
+@pytest.fixture(scope="module")
+def started() -> VAE:
+    torch.manual_seed(0)
+    net = training.models.build("rgbd-vae", width=8, latent_dim=LATENTS, size=32, decoder_widths=[24, 32, 24])
+    assert linear_start(net, batches(smooth(300, 0)), 250) == 250
+    return net.eval()
+
+
+def errors(x: Tensor, y: Tensor) -> float:
+    return float((x - y).square().sum((1, 2, 3)).mean())
+
+
+def test_it_reconstructs_as_principal_components_do(started: VAE) -> None:
+    train, held = smooth(300, 0)[:250].flatten(1), smooth(100, 1)
+    middle = train.mean(0)
+    axes = torch.linalg.svd(train - middle, full_matrices=False).Vh[:LATENTS]
+    rows = held.flatten(1) - middle
+    straight = errors(held, (middle + rows @ axes.T @ axes).view_as(held))
+    nothing = errors(held, middle.view_as(held[0]).expand_as(held))
+    with torch.no_grad():
+        got = errors(held, started(held).y)
+    assert straight < 0.1 * nothing
+    assert got < straight + 0.1 * nothing
+
+
+def test_latents_are_scaled_to_the_prior_and_the_posterior_is_that_of_the_components(started: VAE) -> None:
+    x = smooth(300, 0)[:250]
+    with torch.no_grad():
+        mean, std = started.posterior_of(x)
+    assert std is not None
+    assert mean.mean(0).abs().max() < 0.05
+    torch.testing.assert_close(mean.T.cov(), torch.eye(LATENTS), atol=0.1, rtol=0)
+    assert std.std(0).max() < 1e-5  # the same for every picture
+    assert 0 < std.min() < std.max() < 1
+
+
+def test_the_encoder_is_a_straight_line(started: VAE) -> None:
+    a, b = smooth(2, 2)
+    with torch.no_grad():
+        ends, _ = started.posterior_of(torch.stack([a, b]))
+        middle, _ = started.posterior_of(((a + b) / 2)[None])
+    torch.testing.assert_close(middle[0], ends.mean(0), atol=1e-3, rtol=1e-3)
+
+
+def test_training_goes_on_from_there(started: VAE) -> None:
+    net = copy.deepcopy(started).train()
+    x = smooth(32, 3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+    before = net(x).y
+    loss = (before - x).square().mean()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    optimizer.step()
+    assert (net(x).y - before).abs().max() > 0
+
+
+def test_it_refuses_what_it_cannot_start() -> None:
+    net = training.models.build("rgbd-vae", width=4, latent_dim=LATENTS, size=32)
+    with pytest.raises(EdgevaeError, match=r"12 training frames are too few .* 12 latents"):
+        linear_start(net, batches(smooth(12, 0)), 100)
+    other = training.models.build("fc-vae", size=32)
+    with pytest.raises(EdgevaeError, match=r"for rgbd-vae, not fc-vae; set model.start: random"):
+        linear_start(other, batches(smooth(12, 0)), 100)
+    narrow = training.models.build("rgbd-vae", width=2, latent_dim=LATENTS, size=32)
+    with pytest.raises(EdgevaeError, match=r"8 lines reach a latent of 12"):
+        linear_start(narrow, batches(smooth(50, 0)), 50)
