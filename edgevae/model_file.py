@@ -33,6 +33,7 @@ MAX_WINDOW = 64  # kernel, stride, padding
 MAX_LAYERS = 1024  # per chain
 MAX_ACTIVATION = 1 << 28  # numbers in one layer's output: 1 GiB of float32
 MAX_FILE_BYTES = 4 << 30
+MAX_NO_READING = 2.0  # outside [-1, 1], where readings lie, but no larger a number than a weight expects
 MAX_TERMS = ((1 << 31) - 1) // (255 * 127)  # products that an integer sum may have: int32 holds any such sum
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -328,7 +329,7 @@ def check_input(document: Mapping[str, Any]) -> tuple[int, int, int]:
         max_m = _number(depth["max_m"], "depth.max_m", low, high)
         if encoding != "minmax" and np.float32(min_m) >= np.float32(max_m):
             raise ModelFileError(f"depth.min_m is {min_m}, wanted less than depth.max_m, {max_m}.")
-        _number(depth["no_reading"], "depth.no_reading", -1.0, 1.0)
+        _number(depth["no_reading"], "depth.no_reading", -MAX_NO_READING, MAX_NO_READING)
     return channels, height, width
 
 

@@ -24,7 +24,8 @@ class DepthEncoding:
     Attributes:
         encoding: "linear", "inverse", "log", or "minmax" (per image, not metric).
         min_m, max_m: metres are clipped to this range; both 0 for "minmax".
-        no_reading: the network value of a pixel without a depth reading.
+        no_reading: the network value of a pixel without a depth reading; the encoder can tell it from every
+            reading if it lies outside [-1, 1].
     """
 
     encoding: str

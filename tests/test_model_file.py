@@ -492,7 +492,7 @@ LIES: list[tuple[str, object, tuple[str, ...]]] = [
         ("depth.max_m is 1, wanted 0",),
     ),
     ("depth", {"encoding": "log", "no_reading": -1}, ("no key 'min_m'",)),
-    ("depth.no_reading", 2, ("depth.no_reading is 2",)),
+    ("depth.no_reading", 2.5, ("depth.no_reading is 2.5",)),
     ("depth.no_reading", ABSENT, ("no key 'no_reading'",)),
     ("precision", "int4", ("precision is 'int4'", "fp32, fp16, int8")),
     ("encoder.0.weight_scale", "e0.b", ("unknown key 'weight_scale'",)),
