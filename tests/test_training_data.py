@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from edgevae.errors import SourceError
-from edgevae.preprocess import DepthEncoding, InputSpec, pack
+from edgevae.preprocess import DepthEncoding, FloatArray, InputSpec, pack, pack_with_mask
 from training.data import FramesDataModule, SetOptions, open_set
-from training.data.augment import AugmentOptions, all_taken, dropped, jitter, place, taken
+from training.data.augment import AugmentOptions, all_taken, dropped, jitter, pierced, place, taken
 from training.data.frames import Frames
 from training.data.prepare import DEPTH_UNIT_M
 from training.data.sets import FrameSet, open_reader
@@ -256,6 +258,75 @@ def test_dropped_depth() -> None:
     assert 0.2 < (parts == 1).mean() < 0.4
     assert 0.2 < ((parts > 0) & (parts < 1)).mean() < 0.4
     assert dropped((32, 40), AugmentOptions(), rng).sum() == 0
+
+
+def step_in_depth(rows: int = 32, columns: int = 40) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """A grey box at 1 m before a white wall at 4 m, as the network gets it, and where its depth is."""
+    rgb = np.full((rows, columns, 3), 250, np.uint8)
+    depth = np.full((rows, columns), 4.0, np.float32)
+    rgb[8:24, 12:28], depth[8:24, 12:28] = 90, 1.0
+    depth[:3] = 0
+    spec = InputSpec(4, rows, columns, depth=DepthEncoding("log", 0.25, 80.0, -1.5))
+    return pack_with_mask(rgb, depth, spec)
+
+
+HOLES = AugmentOptions(drop_holes=1.0)
+RANGE = AugmentOptions(drop_range=1.0)
+
+
+def test_holes_lie_at_steps_and_on_surfaces() -> None:
+    image, valid = step_in_depth()
+    beside, patches = np.zeros(image.shape[1:]), []
+    for seed in range(200):
+        missing = pierced(
+            image, valid, replace(SPEC, height=32, width=40), HOLES, np.random.default_rng(seed)
+        )
+        assert missing.shape == valid.shape
+        beside += missing
+        patches.append(missing[valid].mean())
+    share = beside / 200
+    # The wall beside the box loses more than the wall elsewhere; the box's own border does not.
+    assert share[10:22, [11, 28]].mean() > share[10:22, [13, 26]].mean() + 0.1
+    assert share[10:22, [11, 28]].mean() > share[10:22, [6, 33]].mean() + 0.1
+    assert 0.02 < np.mean(patches) < 0.4
+    assert np.std(patches) > 0.02
+
+
+def test_a_range_cuts_the_nearest_and_the_farthest() -> None:
+    spec = replace(SPEC, height=32, width=40)
+    ramp = np.broadcast_to(np.linspace(1, 9, 40, dtype=np.float32), (32, 40))
+    image, valid = pack_with_mask(np.zeros((32, 40, 3), np.uint8), np.ascontiguousarray(ramp), spec)
+    cut = np.array([pierced(image, valid, spec, RANGE, np.random.default_rng(i))[0] for i in range(200)])
+    ends = cut[:, [0, -1]].astype(int)
+    assert {tuple(each) for each in ends.tolist()} >= {(1, 0), (0, 1), (1, 1)}
+    assert (np.abs(np.diff(cut, axis=1)).sum(1) <= 2).all()  # one piece at each end
+    assert cut[:, :8].mean() < cut[:, -16:].mean()
+    nothing = np.zeros_like(valid)
+    assert not pierced(image, nothing, spec, RANGE, np.random.default_rng(0)).any()
+
+
+@pytest.mark.parametrize("options", [HOLES, RANGE])
+def test_holes_need_no_metres_and_repeat(options: AugmentOptions) -> None:
+    spec = InputSpec(4, 32, 40, "minmax", DepthEncoding("minmax"))
+    image, valid = step_in_depth()
+    got = [pierced(image, valid, spec, options, np.random.default_rng(3)) for _ in range(2)]
+    np.testing.assert_array_equal(*got)
+
+
+def test_options_that_are_off_draw_nothing() -> None:
+    image, valid = step_in_depth()
+    rng = np.random.default_rng(0)
+    assert not pierced(image, valid, SPEC, AugmentOptions(), rng).any()
+    assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_holes_reach_the_input_and_not_the_target(tmp_path: Path, pairs: Path) -> None:
+    frames = opened(tmp_path, kind="pairs", path="rooms")
+    item = Frames(frames, [0], SPEC, AugmentOptions(drop_holes=1.0, drop_range=1.0), seed=1)[0]
+    hidden = item["valid"] & ~item["seen"]
+    assert 0 < hidden.sum() < item["valid"].sum()
+    assert (item["input"][3][hidden] == -1).all()
+    assert (item["target"][3][hidden] > -1).all()
 
 
 def test_dropped_depth_reaches_the_input_and_not_the_target(tmp_path: Path, pairs: Path) -> None:

@@ -14,6 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgevae.preprocess import InputSpec
+
+from .holes import beyond, holes
+
 Bool = npt.NDArray[np.bool_]
 
 
@@ -29,6 +33,10 @@ class AugmentOptions:
             none.
         drop_depth: probability that the encoder sees no depth at all.
         drop_blocks: probability that it sees depth with some rectangles missing.
+        drop_holes: probability that it sees depth with such holes as cameras leave, beside any rectangles:
+            ``training.data.holes``.
+        drop_range: probability that it sees no depth that is nearer or farther than a range of the frame's,
+            likewise.
     """
 
     crop: float = 1.0
@@ -37,6 +45,8 @@ class AugmentOptions:
     jitter: float = 0.0
     drop_depth: float = 0.0
     drop_blocks: float = 0.0
+    drop_holes: float = 0.0
+    drop_range: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0 < self.crop <= 1 and 0 <= self.shift < 1 and 0 <= self.jitter <= 1):
@@ -44,15 +54,17 @@ class AugmentOptions:
                 f"crop is {self.crop}, shift is {self.shift}, jitter is {self.jitter}; wanted a crop above 0 "
                 "and at most 1, the others from 0 to 1"
             )
-        if min(self.mirror, self.drop_depth, self.drop_blocks) < 0 or max(self.mirror, self.dropping) > 1:
+        probabilities = self.mirror, self.drop_depth, self.drop_blocks, self.drop_holes, self.drop_range
+        if min(probabilities) < 0 or max(*probabilities, self.dropping) > 1:
             raise ValueError(
-                f"mirror is {self.mirror}, drop_depth {self.drop_depth}, drop_blocks {self.drop_blocks}; "
-                "wanted probabilities, the last two with a sum of at most 1"
+                f"mirror is {self.mirror}, drop_depth {self.drop_depth}, drop_blocks {self.drop_blocks}, "
+                f"drop_holes {self.drop_holes}, drop_range {self.drop_range}; wanted probabilities, "
+                "drop_depth and drop_blocks with a sum of at most 1"
             )
 
     @property
     def dropping(self) -> float:
-        """Probability that the encoder sees less depth than there is."""
+        """Probability that all depth or rectangles of it are withheld from the encoder."""
         return self.drop_depth + self.drop_blocks
 
 
@@ -129,7 +141,7 @@ def jitter(
 
 
 def dropped(shape: tuple[int, ...], options: AugmentOptions, rng: np.random.Generator) -> Bool:
-    """Where depth is withheld from the encoder, bool (h, w)."""
+    """Where depth is withheld from the encoder whatever it shows, bool (h, w)."""
     missing = np.zeros(shape, np.bool_)
     draw = rng.random()
     if draw < options.drop_depth:
@@ -139,4 +151,20 @@ def dropped(shape: tuple[int, ...], options: AugmentOptions, rng: np.random.Gene
             h, w = (max(1, int(n * rng.uniform(0.1, 0.4))) for n in shape)
             top, left = rng.integers(shape[0] - h + 1), rng.integers(shape[1] - w + 1)
             missing[top : top + h, left : left + w] = True
+    return missing
+
+
+def pierced(
+    image: npt.NDArray[np.float32],
+    valid: Bool,
+    spec: InputSpec,
+    options: AugmentOptions,
+    rng: np.random.Generator,
+) -> Bool:
+    """Where depth is withheld for what it shows, bool (h, w); arguments as those of ``holes.holes``."""
+    missing = np.zeros(valid.shape, np.bool_)
+    if options.drop_holes > 0.0 and rng.random() < options.drop_holes:
+        missing |= holes(image, valid, spec, rng)
+    if options.drop_range > 0.0 and rng.random() < options.drop_range:
+        missing |= beyond(image, valid, spec, rng)
     return missing

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from edgevae.preprocess import InputSpec, pack, pack_with_mask
 
-from .augment import AugmentOptions, all_taken, dropped, jitter, place, taken
+from .augment import AugmentOptions, all_taken, dropped, jitter, pierced, place, taken
 from .draws import Draws, generators
 from .prepare import DEPTH_UNIT_M
 from .sets import FrameSet
@@ -120,6 +120,8 @@ class Frames(Dataset[Batch]):
             target[i], readings = pack_with_mask(rgb, depth, spec, depth_scale=DEPTH_UNIT_M)
             if spec.depth is not None:
                 valid[i] = readings
+                if augment is not None and not missing[i].all():
+                    missing[i] |= pierced(target[i], readings, spec, augment, rng)
         seen, shown = valid & ~missing, target
         if spec.depth is not None and (missing.any() or self._sky_counts()):
             shown = target.copy()
