@@ -7,10 +7,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 from edgevae.preprocess import DepthEncoding, InputSpec
-from training.metrics import LatentFigures, Reconstruction, ssim
+from training.metrics import (
+    EDGE_REACH_PX,
+    LatentFigures,
+    Reconstruction,
+    edge_error_px,
+    minmax_error,
+    ms_ssim,
+    ssim,
+)
 
 N, H, W = 7, 12, 16
 LOG = DepthEncoding("log", 0.25, 80.0)
@@ -185,3 +196,75 @@ def test_figures_over_two_processes() -> None:
     batched(scores, y, target, valid)
     figures.update(mean, std)
     assert got == pytest.approx(scores.compute() | figures.compute(), rel=1e-9)
+
+
+def test_ms_ssim_is_that_of_torchmetrics_but_for_borders() -> None:
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.rand(3, 3, 24, 24, generator=random)
+    target = torch.nn.functional.interpolate(coarse, size=192, mode="bicubic").clamp(0, 1)
+    y = (target + 0.1 * torch.randn(target.shape, generator=random)).clamp(0, 1)
+    wanted = multiscale_structural_similarity_index_measure(y, target, data_range=1.0, reduction=None)
+    # torchmetrics leaves a border of five pixels out at each scale but the last.
+    torch.testing.assert_close(ms_ssim(y, target), wanted, atol=5e-3, rtol=0)
+    assert (ms_ssim(y, target) > ssim(y, target) + 0.2).all()
+
+
+@pytest.mark.parametrize("size", [(2, 3), (4, 6), (28, 20), (128, 128)])
+def test_ms_ssim_of_any_size(size: tuple[int, int]) -> None:
+    x = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ms_ssim(x, x), torch.ones(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ms_ssim(1 - x, x) < 0.9, torch.tensor([True, True]))
+
+
+def test_published_error_stretches_by_the_originals_range() -> None:
+    spec = InputSpec(4, H, W, depth=DepthEncoding("linear", 1.0, 9.0))
+    y, target, valid = frames(4)
+    a, b, mask = y.double().numpy(), target.double().numpy(), valid.numpy()
+    wanted = np.zeros(N)
+    for n in range(N):
+        for channel in range(4):
+            where = mask[n] if channel == 3 else np.ones((H, W), bool)
+            if not where.any():
+                continue
+            got, want = a[n, channel][where], b[n, channel][where]
+            low, high = want.min(), want.max()
+            got, want = (np.clip(2 * (v - low) / (high - low) - 1, -1, 1) for v in (got, want))
+            wanted[n] += ((got - want) ** 2).sum()
+        wanted[n] *= 4 * H * W / (3 * H * W + mask[n].sum())
+    # Linear depth stretches as metres do, which are float32.
+    np.testing.assert_allclose(minmax_error(y, target, valid, spec).numpy(), wanted, rtol=1e-5)
+
+
+def test_published_error_of_a_flat_channel_is_zero_and_of_stretched_models_the_plain_one() -> None:
+    y, target, valid = frames(3)
+    target[:, 1] = 0.5
+    plain = minmax_error(y[:, [0, 2]], target[:, [0, 2]], valid, InputSpec(3, H, W))
+    got = minmax_error(y, target, valid, InputSpec(3, H, W))
+    torch.testing.assert_close(got, plain)
+    y, target, valid = frames(4)
+    spec = InputSpec(4, H, W, "minmax", DepthEncoding("minmax"))
+    scores = Reconstruction(spec)
+    scores.update(y, target, valid)
+    got = minmax_error(y, target, valid, spec)
+    assert float(got.mean()) == pytest.approx(scores.compute()["mse_per_image"], rel=1e-6)
+
+
+def box(left: int, size: int = 64) -> np.ndarray:
+    """A wall at 2 m that begins at column ``left``, 4 m beyond it."""
+    metres = np.full((size, size), 2.0, np.float32)
+    metres[:, left:] = 4.0
+    return metres
+
+
+def test_edges_of_depth() -> None:
+    whole = np.ones((64, 64), bool)
+    assert edge_error_px(box(30), box(30), whole) == 0
+    assert edge_error_px(box(33), box(30), whole) == pytest.approx(3)
+    assert edge_error_px(box(50), box(30), whole) == EDGE_REACH_PX
+    assert edge_error_px(10 * box(33), 10 * box(30), whole) == pytest.approx(3)  # parts of the distance
+    flat = np.full((64, 64), 3.0, np.float32)
+    assert edge_error_px(flat, box(30), whole) == EDGE_REACH_PX
+    assert edge_error_px(box(30), flat, whole) is None
+    hole = whole.copy()
+    hole[:, 25:36] = False
+    assert edge_error_px(box(33), box(30), hole) is None
