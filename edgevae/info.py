@@ -27,7 +27,7 @@ def describe(path: Path | None) -> dict[str, Any]:
         ModelFileError: it is missing or not a model file.
     """
     spec = load(path).spec
-    _, tensors, _ = model_file.read(spec.path)
+    document, tensors, _ = model_file.read(spec.path)
     size = (spec.input.channels, spec.input.height, spec.input.width)
     return {
         "name": spec.name,
@@ -40,6 +40,8 @@ def describe(path: Path | None) -> dict[str, Any]:
         "latent_dim": spec.latent_dim,
         "condition_dim": spec.condition_dim,
         "posterior": spec.posterior,
+        "errors": document.get("errors") is not None,
+        "novelty": len(tensors[document["novelty"]["latents"]]) if "novelty" in document else 0,
         "precision": spec.precision,
         "parameters": spec.parameters,
         "macs_encode": spec.macs_encode,
@@ -87,6 +89,10 @@ def _facts(about: dict[str, Any]) -> Table:
         "parameters": f"{about['parameters'] / 1e6:.3f} M",
         "MACs": f"encode {about['macs_encode'] / 1e6:.1f} M, decode {about['macs_decode'] / 1e6:.1f} M",
     }
+    if about["errors"]:
+        rows["errors"] = "percentiles of frames held out: Model.depth_bounds"
+    if about["novelty"]:
+        rows["novelty"] = f"by {about['novelty']} latents of training frames: Model.novelty"
     if about["condition_dim"]:
         rows["condition"] = f"{about['condition_dim']} numbers"
     return _pairs(rows.items())

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, model_file
+from . import _core, known, model_file
 from .errors import EdgevaeError, FrameError, LatentError, ModelFileError
 from .frame import Frame
 from .preprocess import FloatArray, InputSpec, checked_arrays, pack
 
+_CALIBRATE = "wanted a file that 'python -m training calibrate MODEL --sets CONFIG -o FILE' wrote."
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default.safetensors"
 
 
@@ -65,6 +66,11 @@ class Model:
 
     Safe to share between threads: calls on one model queue up. Memory is fixed after the first call of a
     batch size.
+
+    Attributes:
+        spec: what the model file says of itself.
+        errors, seen: what it knows of its limits, behind :meth:`depth_bounds` and :meth:`novelty`; None where
+            the file does not say.
     """
 
     def __init__(
@@ -96,6 +102,8 @@ class Model:
         encoder, decoder = self._encoder.properties(), self._decoder.properties()
         self.isa: str = encoder["isa"]
         self._native_input = size.native()
+        self.errors, self.seen = known.of_document(document, tensors)
+        layered = set(tensors) - set(model_file.known_tensors(document))
         self.spec = ModelSpec(
             name=document["name"],
             input=size,
@@ -103,7 +111,7 @@ class Model:
             condition_dim=condition,
             posterior=document["posterior"],
             precision=document["precision"],
-            parameters=sum(int(t.size) for t in tensors.values()),
+            parameters=sum(int(tensors[name].size) for name in layered),
             macs_encode=encoder["macs"],
             macs_decode=decoder["macs"],
             path=path,
@@ -160,14 +168,8 @@ class Model:
             FrameError: wrong dtype, shape or size.
             EdgevaeError: the model is a plain autoencoder and has no posterior, or as :meth:`encode`.
         """
-        if self.spec.posterior is None:
-            raise EdgevaeError(f"{self.spec.name} has no posterior (a plain autoencoder); use encode().")
-        heads = self._heads(rgb, depth, condition, depth_scale, 2 * self.spec.latent_dim)
-        mean, raw = np.split(heads, 2, axis=-1)
-        epsilon = self.spec.posterior["epsilon"]
-        wide = raw.astype(np.float64)
-        std = np.logaddexp(0, wide) if self.spec.posterior["scale"] == "softplus" else np.exp(wide / 2)
-        return np.ascontiguousarray(mean), (std + epsilon).astype(np.float32)
+        self._check_posterior()
+        return self._split(self._heads(rgb, depth, condition, depth_scale, 2 * self.spec.latent_dim))
 
     def encode_frame(self, frame: Frame) -> Encoded:
         """The posterior mean of a :class:`Frame`, with the time each stage took.
@@ -207,6 +209,64 @@ class Model:
             return Decoded(rgb, depth)
         return Decoded(rgb[0], None if depth is None else depth[0])
 
+    def depth_bounds(
+        self, depth_m: npt.ArrayLike, *, coverage: float = 0.9, given: npt.ArrayLike = True
+    ) -> tuple[FloatArray, FloatArray]:
+        """Between which distances things are that :meth:`decode` put at ``depth_m``.
+
+        Of frames held out from training, ``coverage`` of all pixels were in between. What the file knows is
+        one width for all depth that was given and one for all that was not, in the encoding of the model.
+
+        Args:
+            depth_m: decoded metres, any shape.
+            coverage: share of the pixels, above 0 and below 1.
+            given: whether the encoder had a reading there; one truth value, or one a pixel.
+
+        Returns:
+            The nearest and the farthest distance in metres, float32 of the shape of ``depth_m``.
+
+        Raises:
+            EdgevaeError: the file does not know its errors, its depth is not metric, or ``coverage`` is none.
+        """
+        depth = self.spec.input.depth
+        if depth is None or not depth.metric:
+            raise EdgevaeError(f"{self.spec.name} decodes no metres, so there are no bounds in metres.")
+        if self.errors is None:
+            raise EdgevaeError(f"{self.spec.path} does not know its errors; {_CALIBRATE}")
+        if not 0 < coverage < 1:
+            raise EdgevaeError(f"coverage is {coverage!r}, wanted a share above 0 and below 1, such as 0.9.")
+        return self.errors.depth_bounds(depth_m, depth, coverage, given)
+
+    def novelty(
+        self,
+        rgb: npt.NDArray[np.uint8],
+        depth: npt.NDArray[Any] | None = None,
+        *,
+        condition: npt.ArrayLike | None = None,
+        depth_scale: float = 0.001,
+    ) -> FloatArray:
+        """How new a frame is to this model: 0 like what it was trained on, 100 like nothing of it.
+
+        A percentile: of other frames of the recordings that the model was trained on, so many in 100 were
+        nearer to a training frame. Scenes it has never seen are mostly above 95. Arguments are those of
+        :meth:`encode`.
+
+        Returns:
+            float32 () for one frame, (N,) for a batch.
+
+        Raises:
+            EdgevaeError: the file does not know what it was trained on, or as :meth:`encode`.
+        """
+        if self.seen is None:
+            raise EdgevaeError(f"{self.spec.path} does not know what is new to it; {_CALIBRATE}")
+        z = self.encode(rgb, depth, condition=condition, depth_scale=depth_scale)
+        batch = np.atleast_2d(z)
+        seen = np.zeros(len(batch), np.bool_)
+        if depth is not None and self.spec.input.depth is not None:
+            maps = depth.reshape(len(batch), -1)
+            seen = np.asarray((np.isfinite(maps) & (maps > 0)).any(axis=1))
+        return self.seen.scores(batch, seen).reshape(z.shape[:-1])
+
     def encode_tensor(self, x: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None) -> FloatArray:
         """The posterior mean of (N, C, h, w) in the network's range: (N, latent_dim).
 
@@ -214,6 +274,18 @@ class Model:
             FrameError: another shape than the network's.
         """
         return self.encode_heads(x, condition, self.spec.latent_dim)
+
+    def posterior_tensor(
+        self, x: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation (N, latent_dim) of (N, C, h, w) in the network's range.
+
+        Raises:
+            FrameError: another shape than the network's.
+            EdgevaeError: as :meth:`posterior`.
+        """
+        self._check_posterior()
+        return self._split(self.encode_heads(x, condition))
 
     def encode_heads(
         self,
@@ -291,6 +363,19 @@ class Model:
             x = self.pack(rgb, depth, depth_scale=depth_scale)
             head = self._encoder.run(x[None], conditions, outputs)[0]
         return head
+
+    def _check_posterior(self) -> None:
+        if self.spec.posterior is None:
+            raise EdgevaeError(f"{self.spec.name} has no posterior (a plain autoencoder); use encode().")
+
+    def _split(self, heads: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation of what the encoder's last layer gives."""
+        assert self.spec.posterior is not None
+        mean, raw = np.split(heads, 2, axis=-1)
+        epsilon = self.spec.posterior["epsilon"]
+        wide = raw.astype(np.float64)
+        std = np.logaddexp(0, wide) if self.spec.posterior["scale"] == "softplus" else np.exp(wide / 2)
+        return np.ascontiguousarray(mean), (std + epsilon).astype(np.float32)
 
     def _conditions(self, condition: npt.ArrayLike | None, count: int) -> FloatArray | None:
         """The condition of each of ``count`` rows, (count, k); None for a model without."""

@@ -117,7 +117,7 @@ def validate(document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]
     if not isinstance(document, dict):
         _refuse("the document", document, "an object")
     _check_version(document)
-    _keys(document, "the document", _DOCUMENT)
+    _keys(document, "the document", _DOCUMENT, _OPTIONAL)
     name = document["name"]
     if not isinstance(name, str) or not 1 <= len(name) <= 200 or not name.isprintable():
         _refuse("name", name, "1 to 200 printable characters")
@@ -147,6 +147,7 @@ def validate(document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]
         raise ModelFileError(
             f"condition_dim is {condition_dim} but no layer is concat_condition, wanted condition_dim 0."
         )
+    used |= _check_known(document, tensors, size[0])
     for unused in sorted(set(tensors) - used):
         raise ModelFileError(
             f"tensor {_show(unused)} is used by no layer, wanted only tensors that a layer names."
@@ -289,6 +290,45 @@ _DOCUMENT = (
     "decoder",
     "provenance",
 )
+_OPTIONAL = ("errors", "novelty")
+PERCENTILES = 101  # 0 to 100
+
+
+def known_tensors(document: Mapping[str, Any]) -> list[str]:
+    """The tensors of a valid document that belong to no layer: those of ``errors`` and ``novelty``."""
+    novelty = document.get("novelty") or {}
+    return [name for name in (document.get("errors"), *novelty.values()) if name is not None]
+
+
+def _check_known(
+    document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]], channels: int
+) -> set[str]:
+    """Check what a model knows of its limits; return the names of its tensors."""
+    used = set()
+    if "errors" in document:
+        used.add(_check_percentiles(document["errors"], "errors", tensors, 3 if channels == 4 else 1))
+    if "novelty" in document:
+        novelty = _keys(document["novelty"], "novelty", ("latents", "percentiles"))
+        latents = _check_tensor(novelty["latents"], "novelty.latents", tensors, 2, np.float32)
+        dim = document["latent_dim"]
+        if tensors[latents].shape[1] != dim:
+            raise ModelFileError(
+                f"novelty.latents has the shape {tensors[latents].shape}, wanted (n, {dim}), n latents."
+            )
+        rows = 2 if channels == 4 else 1
+        where = "novelty.percentiles"
+        used |= {latents, _check_percentiles(novelty["percentiles"], where, tensors, rows)}
+    return used
+
+
+def _check_percentiles(name: object, where: str, tensors: Mapping[str, npt.NDArray[Any]], rows: int) -> str:
+    found = _check_tensor(name, where, tensors, 2, np.float32)
+    percentiles = tensors[found]
+    if percentiles.shape != (rows, PERCENTILES):
+        raise ModelFileError(f"{where} has the shape {percentiles.shape}, wanted {(rows, PERCENTILES)}.")
+    if not (percentiles[:, 0] >= 0).all() or not (np.diff(percentiles, axis=1) >= 0).all():
+        raise ModelFileError(f"{where} falls or is negative, wanted percentiles from 0 to 100.")
+    return found
 
 
 def _check_version(document: Mapping[str, Any]) -> None:
@@ -553,14 +593,16 @@ def _refuse(where: str, value: object, wanted: str) -> NoReturn:
     raise ModelFileError(f"{where} is {_show(value)}, wanted {wanted}.")
 
 
-def _keys(value: object, where: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+def _keys(
+    value: object, where: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse(where, value, f"an object with {', '.join(wanted)}")
     for key in wanted:
         if key not in value:
             raise ModelFileError(f"{where} has no key '{key}', wanted {', '.join(wanted)}.")
     for key in value:
-        if key not in wanted:
+        if key not in wanted + optional:
             raise ModelFileError(f"{where} has the unknown key {_show(key)}, wanted {', '.join(wanted)}.")
     return value
 

@@ -298,7 +298,7 @@ def _rounded(
             )
             rounded[chain] = layers
             kept |= named
-    return rounded, kept
+    return rounded, kept | {name: tensors[name] for name in model_file.known_tensors(document)}
 
 
 def _write(
