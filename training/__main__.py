@@ -25,6 +25,8 @@ from .task import VAETask
 # What is not Lightning's: the module of that name has ``main``.
 OTHERS = {
     "report": "curves, pictures and latents of a run as PNG files and one page",
+    "evaluate": "a model on frames: figures, pictures, and whether it knows what it does not know",
+    "calibrate": "write into a model file how far off it is and what it has seen",
     "compare": "runs beside each other, and beside principal components",
     "throughput": "does loading data hold up training?",
 }

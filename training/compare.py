@@ -26,6 +26,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from edgevae.doctor import processor_name
 from edgevae.errors import EdgevaeError, ExportError
 from edgevae.files import ready_folder, write_json, write_whole
+from edgevae.preprocess import InputSpec
 
 from .baselines import Projection, Sample, fit, gather, sampled
 from .compare_measure import Batch, Coder, Native, Quality, native, quality, timed
@@ -162,7 +163,7 @@ def _straight_lines(runs: Sequence[_Run], sizes: Collection[int], say: Say) -> l
         say(f"reading the training frames of {run.name}")
         spec = run.net.input
         with _errors_of(run.name):
-            sample = _sample(run.data, run.net)
+            sample = training_sample(run.data, run.net.input)
         key = (spec, sample.fingerprint())
         if key not in found:
             say(f"fitting principal components to {sample}")
@@ -172,13 +173,13 @@ def _straight_lines(runs: Sequence[_Run], sizes: Collection[int], say: Say) -> l
     return list(found.values())
 
 
-def _sample(data: FramesDataModule, net: VAE) -> Sample:
+def training_sample(data: FramesDataModule, spec: InputSpec) -> Sample:
     """Training frames as they are, without augmentation, and mirrored where the run mirrors."""
     sets = dict.fromkeys(entry["name"] for entry in data.provenance())
     frames: Dataset[Batch] = ConcatDataset([data.trained(name) for name in sets])
     count = len(frames)  # type: ignore[arg-type]
     mirrored = data.augment.mirror > 0
-    loader = DataLoader(Subset(frames, sampled(count, net.input, mirrored)), batch_size=64)
+    loader = DataLoader(Subset(frames, sampled(count, spec, mirrored)), batch_size=64)
     return gather((batch["input"] for batch in loader), count, mirrored)
 
 

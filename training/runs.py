@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from edgevae.errors import EdgevaeError
+from edgevae.preprocess import InputSpec
 
 from . import checkpoint, models
 from .data import FramesDataModule
@@ -139,17 +140,32 @@ class Run:
             RunError: the config describes no data.
             SourceError: the data is gone or has changed its shape.
         """
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(FramesDataModule, "data")
-        try:
-            made = parser.instantiate_classes(parser.parse_object({"data": self.config.get("data")}))
-        except Exception as error:  # of the parser, of many kinds
-            reason = " ".join(str(error).split())
-            raise RunError(f"{self.folder / CONFIG} describes no data set: {reason[:300]}") from None
-        module: FramesDataModule = made.data
-        module.spec = net.input
-        module.setup("test")
-        return module
+        return datamodule(self.config, self.folder / CONFIG, net.input)
+
+
+def datamodule(config: dict[str, Any], path: Path, spec: InputSpec) -> FramesDataModule:
+    """The data of a config, set up to be scored, packed for ``spec``.
+
+    Args:
+        config: of a run, or of ``python -m training fit``; all but its section ``data`` is ignored.
+        path: of its file, for errors.
+        spec: what the model takes.
+
+    Raises:
+        RunError: the config describes no data.
+        SourceError: the data is gone or has changed its shape.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FramesDataModule, "data")
+    try:
+        made = parser.instantiate_classes(parser.parse_object({"data": config.get("data")}))
+    except Exception as error:  # of the parser, of many kinds
+        reason = " ".join(str(error).split())
+        raise RunError(f"{path} describes no data set: {reason[:300]}") from None
+    module: FramesDataModule = made.data
+    module.spec = spec
+    module.setup("test")
+    return module
 
 
 def open_run(folder: str | Path) -> Run:
@@ -162,15 +178,24 @@ def open_run(folder: str | Path) -> Run:
     path = folder / CONFIG
     if not folder.is_dir():
         raise RunError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; {WANTED}.")
-    try:
-        config = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{folder} holds no {CONFIG}; {WANTED}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {WANTED}.") from None
+    if not path.exists():
+        raise RunError(f"{folder} holds no {CONFIG}; {WANTED}.")
+    config = read_config(path, WANTED)
     if not isinstance(config, dict) or not {"model", "data"} <= set(config):
         raise RunError(f"{path} has no model and data; {WANTED}.")
     return Run(folder, config)
+
+
+def read_config(path: Path, wanted: str) -> Any:
+    """What a YAML file says.
+
+    Raises:
+        RunError: it cannot be read; ends in ``wanted``.
+    """
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {wanted}.") from None
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
