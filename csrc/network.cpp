@@ -12,215 +12,18 @@
 #include "methods.h"
 
 namespace edgevae {
-namespace {
 
-constexpr std::int64_t kLargest = std::int64_t{1} << 30;  // floats of one activation, pixels of a batch
-
-std::string text(const Shape& s) {
-  if (!s.image) return std::to_string(s.c) + " numbers";
-  return std::to_string(s.c) + "x" + std::to_string(s.h) + "x" + std::to_string(s.w);
-}
-
-std::string text(const std::vector<int>& shape) {
-  std::string out = "(";
-  for (size_t i = 0; i < shape.size(); ++i) {
-    if (i > 0) out += ", ";
-    out += std::to_string(shape[i]);
-  }
-  return out + ")";
-}
-
-[[noreturn]] void fail(size_t index, const Layer& layer, const std::string& what) {
-  throw std::invalid_argument("layer " + std::to_string(index) + " (" + layer.op + "): " + what);
-}
-
-// What every layer with weights must satisfy; returns its number of output channels.
-int check_weights(size_t index, const Layer& layer, size_t rank, size_t in_axis, int in, size_t out_axis) {
-  const auto& shape = layer.weight.shape;
-  if (layer.weight.data == nullptr || shape.size() != rank) {
-    fail(index, layer,
-         "weight has shape " + text(shape) + ", wanted " + std::to_string(rank) + " dimensions.");
-  }
-  std::int64_t count = 1;
-  for (int n : shape) {
-    if (n < 1 || (count *= n) > kLargest)
-      fail(index, layer, "weight has shape " + text(shape) + ", out of bounds.");
-  }
-  if (shape[in_axis] != in) {
-    fail(index, layer,
-         "weight " + text(shape) + " takes " + std::to_string(shape[in_axis]) + " channels, the layer gets " +
-             std::to_string(in) + ".");
-  }
-  const int out = shape[out_axis];
-  if (layer.bias.data != nullptr && layer.bias.shape != std::vector<int>{out}) {
-    fail(index, layer,
-         "bias has shape " + text(layer.bias.shape) + ", wanted (" + std::to_string(out) + ").");
-  }
-  return out;
-}
-
-// What an int8 layer brings beside its weights. `scales` numbers of weight_scale, `inputs` of input_scale,
-// each output a sum of `terms`.
-void check_scales(size_t index, const Layer& layer, std::vector<int> scales, int inputs, std::int64_t terms) {
-  if (layer.weight_scale.data == nullptr) return;
-  const auto positive = [](const Tensor& t, std::int64_t count) {
-    return std::all_of(t.data, t.data + count, [](float v) { return v > 0 && std::isfinite(v); });
-  };
-  std::int64_t count = 1;
-  for (int n : scales) count *= n;
-  if (layer.weight_scale.shape != scales || !positive(layer.weight_scale, count)) {
-    fail(index, layer,
-         "weight_scale has shape " + text(layer.weight_scale.shape) + ", wanted positive numbers, " +
-             text(scales) + ".");
-  }
-  if (layer.input_scale.data == nullptr) return;
-  if (layer.input_scale.shape != std::vector<int>{inputs} || !positive(layer.input_scale, inputs)) {
-    fail(index, layer,
-         "input_scale has shape " + text(layer.input_scale.shape) + ", wanted positive numbers, (" +
-             std::to_string(inputs) + ").");
-  }
-  if (layer.input_zero < 0 || layer.input_zero > 255) {
-    fail(index, layer, "input_zero is " + std::to_string(layer.input_zero) + ", wanted 0 to 255.");
-  }
-  if (terms > ((std::int64_t{1} << 31) - 1) / (255 * 127)) {
-    fail(index, layer, "sums " + std::to_string(terms) + " products, too many for int8 arithmetic.");
-  }
-}
-
-void want_image(size_t index, const Layer& layer, const Shape& s) {
-  if (!s.image)
-    fail(index, layer, "wants an image, gets " + text(s) + "; a reshape to (c, h, w) is missing.");
-}
-
-void want_vector(size_t index, const Layer& layer, const Shape& s) {
-  if (s.image)
-    fail(index, layer, "wants a vector, gets an image " + text(s) + "; a reshape to (n) is missing.");
-}
-
-// Output length of a window that slides along `in` samples.
-int slide(size_t index, const Layer& layer, int in, int kernel, int stride, int padding) {
-  const std::int64_t room = std::int64_t{in} + 2 * std::int64_t{padding} - kernel;
-  if (stride < 1 || padding < 0 || padding >= kernel || room < 0) {
-    fail(index, layer,
-         "kernel " + std::to_string(kernel) + ", stride " + std::to_string(stride) + ", padding " +
-             std::to_string(padding) + " do not fit an input of " + std::to_string(in) + " pixels.");
-  }
-  return static_cast<int>(room / stride + 1);
-}
-
-Shape next_shape(size_t index, const Layer& layer, const Shape& in, int condition) {
-  Shape out = in;
-  if (layer.op == "conv2d") {
-    want_image(index, layer, in);
-    out.c = check_weights(index, layer, 4, 1, in.c, 0);
-    check_scales(index, layer, {out.c}, in.c,
-                 std::int64_t{in.c} * layer.weight.shape[2] * layer.weight.shape[3]);
-    out.h = slide(index, layer, in.h, layer.weight.shape[2], layer.stride, layer.padding);
-    out.w = slide(index, layer, in.w, layer.weight.shape[3], layer.stride, layer.padding);
-  } else if (layer.op == "upsample_conv2d") {
-    want_image(index, layer, in);
-    const auto& shape = layer.weight.shape;
-    if (layer.weight_scale.data == nullptr) {
-      out.c = check_weights(index, layer, 4, 1, in.c, 0);
-      if (shape[2] != 3 || shape[3] != 3)
-        fail(index, layer, "weight has shape " + text(shape) + ", wanted a 3x3 kernel.");
-    } else {
-      out.c = check_weights(index, layer, 5, 2, in.c, 1);
-      if (shape[0] != 4 || shape[3] != 2 || shape[4] != 2 || layer.input_scale.data == nullptr)
-        fail(index, layer,
-             "weight has shape " + text(shape) + ", wanted int8 phases (4, O, I, 2, 2) with input_scale.");
-      check_scales(index, layer, {4, out.c}, in.c, std::int64_t{4} * in.c);
-    }
-    if (in.h > 16384 || in.w > 16384) fail(index, layer, "input " + text(in) + " is too large.");
-    out.h = 2 * in.h;
-    out.w = 2 * in.w;
-  } else if (layer.op == "conv_transpose2d") {
-    want_image(index, layer, in);
-    out.c = check_weights(index, layer, 4, 0, in.c, 1);
-    check_scales(index, layer, {out.c}, in.c,
-                 std::int64_t{in.c} * layer.weight.shape[2] * layer.weight.shape[3]);
-    const auto grow = [&](int n, int kernel) {
-      const std::int64_t size = (n - std::int64_t{1}) * layer.stride - 2 * std::int64_t{layer.padding} +
-                                kernel + layer.output_padding;
-      if (layer.stride < 1 || layer.padding < 0 || layer.padding >= kernel || layer.output_padding < 0 ||
-          layer.output_padding >= layer.stride || size < 1 || size > 32768) {
-        fail(index, layer,
-             "kernel " + std::to_string(kernel) + ", stride " + std::to_string(layer.stride) + ", padding " +
-                 std::to_string(layer.padding) + ", output_padding " + std::to_string(layer.output_padding) +
-                 " do not fit an input of " + std::to_string(n) + " pixels.");
-      }
-      return static_cast<int>(size);
-    };
-    out.h = grow(in.h, layer.weight.shape[2]);
-    out.w = grow(in.w, layer.weight.shape[3]);
-  } else if (layer.op == "linear") {
-    want_vector(index, layer, in);
-    out.c = check_weights(index, layer, 2, 1, in.c, 0);
-    check_scales(index, layer, {out.c}, in.c, in.c);
-  } else if (layer.op == "max_pool2d") {
-    want_image(index, layer, in);
-    if (layer.kernel < 1)
-      fail(index, layer, "kernel is " + std::to_string(layer.kernel) + ", wanted at least 1.");
-    out.h = slide(index, layer, in.h, layer.kernel, layer.stride, 0);
-    out.w = slide(index, layer, in.w, layer.kernel, layer.stride, 0);
-  } else if (layer.op == "reshape") {
-    std::int64_t count = 1;
-    for (int n : layer.shape) {
-      if (n < 1 || (count *= n) > kLargest)
-        fail(index, layer, "shape " + text(layer.shape) + " is out of bounds.");
-    }
-    if (layer.shape.size() == 1) {
-      out = {layer.shape[0], 1, 1, false};
-    } else if (layer.shape.size() == 3) {
-      out = {layer.shape[0], layer.shape[1], layer.shape[2], true};
-    } else {
-      fail(index, layer, "shape " + text(layer.shape) + ", wanted (n) or (c, h, w).");
-    }
-    if (count != in.floats())
-      fail(index, layer, "gets " + text(in) + ", cannot become " + text(layer.shape) + ".");
-  } else if (layer.op == "concat_condition") {
-    want_vector(index, layer, in);
-    if (layer.size != condition || condition < 1) {
-      fail(index, layer,
-           "takes " + std::to_string(layer.size) + " numbers, the model's condition has " +
-               std::to_string(condition) + ".");
-    }
-    out.c = in.c + layer.size;
-  } else if (layer.op != "activation") {
-    fail(index, layer, "is not an operation this version knows.");
-  }
-  if (out.floats() > kLargest) fail(index, layer, "output " + text(out) + " is too large.");
-  return out;
-}
-
-}  // namespace
-
-std::vector<Shape> infer_shapes(const std::vector<Layer>& layers, Shape input, int condition) {
-  std::vector<Shape> shapes;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    input = next_shape(i, layers[i], input, condition);
-    shapes.push_back(input);
-  }
-  return shapes;
-}
-
-// Walks the layers once and appends steps. An image that was flattened stays (h, w, c) in memory; `planes`
-// remembers that shape until a linear layer takes it up in its weights, or a step restores (c, h, w) order.
+// Turns folded layers into steps: packs their weights, and has inputs of integer layers quantized.
 class Network::Builder {
  public:
   Builder(Network& network, const std::vector<Layer>& layers) : net_(network), layers_(layers) {}
 
   void build() {
-    Shape in = net_.input_;
+    const auto shapes = infer_shapes(layers_, net_.input_, net_.condition_);
     net_.largest_ = 0;
-    const auto shapes = infer_shapes(layers_, in, net_.condition_);
-    for (at_ = 0; at_ < layers_.size(); ++at_) {
-      add(layers_[at_], in, shapes[at_]);
-      in = shapes[at_];
-      net_.largest_ = std::max(net_.largest_, in.floats());
-    }
-    if (!in.image) restore_planes();
-    net_.output_ = in;
+    for (const Shape& shape : shapes) net_.largest_ = std::max(net_.largest_, shape.floats());
+    net_.output_ = shapes.empty() ? net_.input_ : shapes.back();
+    fold_layers(layers_, net_.input_, shapes, [this](const FoldedLayer& folded) { add(folded); });
     for (Step& step : net_.steps_) {
       step.macs = step.macs_by_definition();
       net_.macs_ += step.macs;
@@ -229,7 +32,39 @@ class Network::Builder {
   }
 
  private:
-  static bool needs_order(const Shape& s) { return s.c > 1 && s.h * s.w > 1; }
+  using Folded = FoldedLayer::Kind;
+
+  void add(const FoldedLayer& folded) {
+    at_ = folded.index;
+    const Shape &in = folded.in, &out = folded.out;
+    switch (folded.kind) {
+      case Folded::kConv:
+        return add_conv(folded);
+      case Folded::kUpsampleConv:
+        return add_upsample_conv(folded);
+      case Folded::kConvTranspose:
+        return add_conv_transpose(folded);
+      case Folded::kMaxPool:
+        append(Kind::kMaxPool).pool = {
+            0, in.h, in.w, in.c, out.h, out.w, folded.layer->kernel, folded.layer->stride};
+        return;
+      case Folded::kConcat:
+        append(Kind::kConcat).shape = in;
+        return;
+      case Folded::kActivation: {
+        Step& step = append(Kind::kActivation);
+        step.shape = in;
+        step.activation = folded.activation;
+        return;
+      }
+      case Folded::kToPlanes:
+        append(Kind::kToNchw).shape = in;
+        return;
+      case Folded::kToPixels:
+        append(Kind::kToNhwc).shape = in;
+        return;
+    }
+  }
 
   Step& append(Kind kind) {
     net_.steps_.push_back(Step{});
@@ -238,48 +73,22 @@ class Network::Builder {
     return net_.steps_.back();
   }
 
-  void restore_planes() {
-    if (planes_) append(Kind::kToNchw).shape = *planes_;
-    planes_.reset();
-  }
-
-  void add(const Layer& layer, const Shape& in, const Shape& out) {
-    if (layer.op == "conv2d") {
-      add_conv(layer, in, out);
-    } else if (layer.op == "upsample_conv2d") {
-      add_upsample_conv(layer, in, out);
-    } else if (layer.op == "conv_transpose2d") {
-      add_conv_transpose(layer, in, out);
-    } else if (layer.op == "linear") {
-      add_linear(layer, in, out);
-    } else if (layer.op == "max_pool2d") {
-      append(Kind::kMaxPool).pool = {0, in.h, in.w, in.c, out.h, out.w, layer.kernel, layer.stride};
-    } else if (layer.op == "reshape") {
-      add_reshape(in, out);
-    } else if (layer.op == "concat_condition") {
-      restore_planes();
-      append(Kind::kConcat).shape = in;
-    } else {
-      add_activation(layer, in);
-    }
-  }
-
-  void set_constants(const Layer& layer, Step& step, int count) {
-    step.bias.assign(count, 0.0f);
-    if (layer.bias.data != nullptr) std::copy_n(layer.bias.data, count, step.bias.data());
-    if (layer.weight_scale.data != nullptr) {
-      const int phases = layer.weight_scale.shape.size() == 2 ? layer.weight_scale.shape[0] : 1;
-      step.scale.assign(layer.weight_scale.data, layer.weight_scale.data + phases * count);
-    }
+  // A step with what the folded layer has beside its weights.
+  Step& append(Kind kind, const FoldedLayer& folded) {
+    Step& step = append(kind);
+    step.bias.assign(folded.bias.begin(), folded.bias.end());
+    step.scale.assign(folded.weight_scale.begin(), folded.weight_scale.end());
+    step.activation = folded.activation;
+    return step;
   }
 
   // Has the input of an integer layer quantized: by the steps that make it, where it is an image that they
-  // have just made, else by a step of its own. `scales` are those of the input's channels as they lie in
-  // memory.
-  void quantize_input(const Layer& layer, const Shape& in, const float* scales) {
-    if (layer.input_scale.data == nullptr) return;
+  // have just made, else by a step of its own.
+  void quantize_input(const FoldedLayer& folded) {
+    if (folded.input_scale.empty()) return;
+    const Shape& in = folded.in;
     Floats inverse(in.c);
-    for (int i = 0; i < in.c; ++i) inverse[i] = 1.0f / scales[i];
+    for (int i = 0; i < in.c; ++i) inverse[i] = 1.0f / folded.input_scale[i];
     auto& steps = net_.steps_;
     size_t first = steps.size();
     while (first > 0 && makes_image(steps[first - 1], in) &&
@@ -292,7 +101,7 @@ class Network::Builder {
     }
     for (size_t i = first; i < steps.size(); ++i) {
       steps[i].inverse_scale = inverse;
-      steps[i].zero = layer.input_zero;
+      steps[i].zero = folded.layer->input_zero;
     }
   }
 
@@ -337,36 +146,31 @@ class Network::Builder {
     step.conv_kernel->pack(step.conv, weights, step.weights.data());
   }
 
-  void add_conv(const Layer& layer, const Shape& in, const Shape& out) {
-    quantize_input(layer, in, layer.input_scale.data);
-    Step& step = append(Kind::kConv);
-    const int kh = layer.weight.shape[2], kw = layer.weight.shape[3];
-    step.conv = conv_shape(in.h, in.w, in.c, out.h, out.w, out.c, kh, kw);
-    step.conv.stride = layer.stride;
-    step.conv.pad_top = step.conv.pad_left = layer.padding;
-    step.conv.padding = layer.padding_mode;
-    set_constants(layer, step, out.c);
-    pack_conv(layer, step, layer.weight.data);
+  void add_conv(const FoldedLayer& folded) {
+    quantize_input(folded);
+    Step& step = append(Kind::kConv, folded);
+    step.conv = conv_of(folded);
+    pack_conv(*folded.layer, step, folded.weights);
   }
 
-  void add_upsample_conv(const Layer& layer, const Shape& in, const Shape& out) {
-    quantize_input(layer, in, layer.input_scale.data);
-    Step& step = append(Kind::kUpsampleConv);
-    step.upsample = {0, in.h, in.w, in.c, out.c, layer.padding_mode};
-    step.upsample.phases = layer.weight_scale.data != nullptr;
-    set_constants(layer, step, out.c);
-    pack_upsample_conv(layer, step, layer.weight.data, 9);
+  void add_upsample_conv(const FoldedLayer& folded) {
+    quantize_input(folded);
+    const Shape& in = folded.in;
+    Step& step = append(Kind::kUpsampleConv, folded);
+    step.upsample = {0, in.h, in.w, in.c, folded.out.c, folded.layer->padding_mode};
+    step.upsample.phases = !folded.weight_scale.empty();
+    pack_upsample_conv(*folded.layer, step, folded.weights, 9);
   }
 
   // An upsample-conv that is given as merged taps.
-  void add_phases(const Layer& layer, const Shape& in, const Shape& out, const float* weights) {
-    Step& step = append(Kind::kUpsampleConv);
-    step.upsample = {0, in.h, in.w, in.c, out.c, Padding::kZeros};
+  void add_phases(const FoldedLayer& folded, const float* weights) {
+    const Shape& in = folded.in;
+    Step& step = append(Kind::kUpsampleConv, folded);
+    step.upsample = {0, in.h, in.w, in.c, folded.out.c, Padding::kZeros};
     step.upsample.phases = step.transposed = true;
-    set_constants(layer, step, out.c);
     const Floats scale = step.scale;  // one for all phases
     for (int phase = 1; phase < 4; ++phase) step.scale.insert(step.scale.end(), scale.begin(), scale.end());
-    pack_upsample_conv(layer, step, weights, 16);
+    pack_upsample_conv(*folded.layer, step, weights, 16);
   }
 
   void pack_upsample_conv(const Layer& layer, Step& step, const float* weights, size_t taps) {
@@ -381,7 +185,9 @@ class Network::Builder {
   // Output row stride * q + phase takes the taps ky = phase + padding (mod stride), from input row
   // q + (phase + padding - ky) / stride: for each phase a plain convolution with every stride-th tap,
   // reversed.
-  void add_conv_transpose(const Layer& layer, const Shape& in, const Shape& out) {
+  void add_conv_transpose(const FoldedLayer& folded) {
+    const Layer& layer = *folded.layer;
+    const Shape &in = folded.in, &out = folded.out;
     const int kh = layer.weight.shape[2], kw = layer.weight.shape[3], stride = layer.stride;
     struct Phase {
       int taps, pad, count, first_tap;
@@ -397,7 +203,7 @@ class Network::Builder {
       return Phase{taps, taps - 1 - (phase + layer.padding) / stride, (size - phase + stride - 1) / stride,
                    first};
     };
-    quantize_input(layer, in, layer.input_scale.data);
+    quantize_input(folded);
     bool doubles = stride == 2 && out.h == 2 * in.h && out.w == 2 * in.w;
     for (int phase = 0; doubles && phase < 2; ++phase) {
       doubles =
@@ -416,16 +222,16 @@ class Network::Builder {
                 for (int i = 0; i < in.c; ++i)
                   weights[((static_cast<size_t>(2 * py + px) * out.c + o) * in.c + i) * 4 + 2 * row +
                           column] =
-                      layer.weight.data[((static_cast<size_t>(i) * out.c + o) * kh + ky) * kw + kx];
+                      folded.weights[((static_cast<size_t>(i) * out.c + o) * kh + ky) * kw + kx];
             }
         }
-      add_phases(layer, in, out, weights.data());
+      add_phases(folded, weights.data());
       return;
     }
     for (int py = 0; py < std::min(stride, out.h); ++py) {
       for (int px = 0; px < std::min(stride, out.w); ++px) {
         const Phase y = phase_of(py, kh, out.h), x = phase_of(px, kw, out.w);
-        Step& step = append(Kind::kConv);
+        Step& step = append(Kind::kConv, folded);
         step.keeps_input = true;
         // A phase without taps (kernel shorter than the stride) is its bias: one tap of zero weight.
         const int th = std::max(1, y.taps), tw = std::max(1, x.taps);
@@ -445,97 +251,17 @@ class Network::Builder {
                 const int ky = y.first_tap + (th - 1 - ty) * stride,
                           kx = x.first_tap + (tw - 1 - tx) * stride;
                 weights[((static_cast<size_t>(o) * in.c + i) * th + ty) * tw + tx] =
-                    layer.weight.data[((static_cast<size_t>(i) * out.c + o) * kh + ky) * kw + kx];
+                    folded.weights[((static_cast<size_t>(i) * out.c + o) * kh + ky) * kw + kx];
               }
-        set_constants(layer, step, out.c);
         pack_conv(layer, step, weights.data());
       }
     }
     net_.steps_.back().keeps_input = false;
   }
 
-  void add_linear(const Layer& layer, const Shape& in, const Shape& out) {
-    std::vector<float> weights(layer.weight.data, layer.weight.data + out.floats() * in.c);
-    if (layer.input_scale.data != nullptr) {
-      std::vector<float> scales(layer.input_scale.data, layer.input_scale.data + in.c);
-      if (planes_) to_nhwc(layer.input_scale.data, planes_->c, planes_->floats() / planes_->c, scales.data());
-      quantize_input(layer, in, scales.data());
-    }
-    Step& step = append(Kind::kConv);
-    step.conv = conv_shape(1, 1, in.c, 1, 1, out.c, 1, 1);
-    set_constants(layer, step, out.c);
-    if (planes_) {  // the input lies in (h, w, c) order: so shall the columns
-      for (int o = 0; o < out.c; ++o) {
-        const std::int64_t row = std::int64_t{o} * in.c;
-        to_nhwc(layer.weight.data + row, planes_->c, planes_->floats() / planes_->c, weights.data() + row);
-      }
-      planes_.reset();
-    }
-    if (const auto image = image_after_linear()) {  // and the rows, where an image follows
-      const std::int64_t pixels = image->floats() / image->c;
-      std::vector<float> rows(weights.size());
-      Floats bias(step.bias.size()), scale(step.scale.size());
-      for (std::int64_t p = 0; p < pixels; ++p)
-        for (int c = 0; c < image->c; ++c) {
-          const std::int64_t from = c * pixels + p, to = p * image->c + c;
-          std::copy_n(&weights[from * in.c], in.c, &rows[to * in.c]);
-          bias[to] = step.bias[from];
-          if (!scale.empty()) scale[to] = step.scale[from];
-        }
-      weights.swap(rows);
-      step.bias.swap(bias);
-      step.scale.swap(scale);
-      image_in_order_ = true;
-    }
-    pack_conv(layer, step, weights.data());
-  }
-
-  // The image that the linear layer at at_ is reshaped to, with at most activations between.
-  std::optional<Shape> image_after_linear() const {
-    for (size_t i = at_ + 1; i < layers_.size(); ++i) {
-      if (layers_[i].op == "activation") continue;
-      if (layers_[i].op != "reshape" || layers_[i].shape.size() != 3) return std::nullopt;
-      const auto& s = layers_[i].shape;
-      const Shape image{s[0], s[1], s[2], true};
-      return needs_order(image) ? std::optional(image) : std::nullopt;
-    }
-    return std::nullopt;
-  }
-
-  void add_reshape(const Shape& in, const Shape& out) {
-    if (in.image && !out.image) {
-      if (needs_order(in)) planes_ = in;
-      return;
-    }
-    if (in.image && needs_order(in)) append(Kind::kToNchw).shape = in;
-    if (!in.image) restore_planes();
-    if (out.image && needs_order(out) && !image_in_order_) append(Kind::kToNhwc).shape = out;
-    image_in_order_ = false;
-  }
-
-  void add_activation(const Layer& layer, const Shape& in) {
-    // Fused into the layer before, every phase of it, unless that one has an activation already.
-    auto& steps = net_.steps_;
-    bool fused = false;
-    for (size_t i = steps.size(); i-- > 0;) {
-      Step& step = steps[i];
-      const bool same_layer = i + 1 == steps.size() || step.keeps_input;
-      if (!same_layer || (step.kind != Kind::kConv && step.kind != Kind::kUpsampleConv)) break;
-      if (step.activation.kind != ActivationKind::kNone) break;
-      step.activation = layer.activation;
-      fused = true;
-    }
-    if (fused) return;
-    Step& step = append(Kind::kActivation);
-    step.shape = in;
-    step.activation = layer.activation;
-  }
-
   Network& net_;
   const std::vector<Layer>& layers_;
   size_t at_ = 0;
-  std::optional<Shape> planes_;
-  bool image_in_order_ = false;
 };
 
 Network::Network(const std::vector<Layer>& layers, Shape input, int condition, Precision precision,

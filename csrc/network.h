@@ -1,8 +1,8 @@
 // A network: the layers of a model file's encoder or decoder, checked, packed and ready to run.
 //
-// Building infers every shape, folds activations into the layer before them and reshapes into the weights
-// of linear layers, and packs the weights for the chosen kernels. Memory is planned for a batch size and
-// then stays: run() allocates nothing, takes no lock and calls no Python.
+// Building infers every shape, folds what needs no step of its own into its neighbours (folding.h), and packs
+// the weights for the chosen kernels. Memory is planned for a batch size and then stays: run() allocates
+// nothing, takes no lock and calls no Python.
 #pragma once
 
 #include <array>
@@ -14,55 +14,15 @@
 #include <vector>
 
 #include "aligned.h"
+#include "folding.h"
 #include "kernels.h"
 #include "threads.h"
 
 namespace edgevae {
 
-// A tensor of the model file; the caller keeps the numbers alive while a network is built.
-struct Tensor {
-  const float* data = nullptr;
-  std::vector<int> shape;
-};
-
-// One layer of docs/model-file.md.
-struct Layer {
-  std::string op;
-  Tensor weight, bias;  // bias.data may be null
-  Tensor weight_scale;  // of int8 weights, else data is null
-  Tensor input_scale;   // of a layer with integer arithmetic, else data is null
-  int input_zero = 0;
-  int stride = 1, padding = 0, output_padding = 0, kernel = 0, size = 0;
-  Padding padding_mode = Padding::kZeros;
-  std::vector<int> shape;  // of reshape
-  Activation activation;   // of activation
-};
-
-struct Shape {
-  int c = 0, h = 1, w = 1;
-  bool image = false;  // false: a vector of c numbers
-
-  std::int64_t floats() const { return std::int64_t{c} * h * w; }
-};
-
-// The shape after each layer. Throws std::invalid_argument with a sentence that names the first layer
-// that does not fit: "layer 3 (conv2d): ...".
-std::vector<Shape> infer_shapes(const std::vector<Layer>& layers, Shape input, int condition);
-
 // How weights are kept. kExact: as half-precision numbers where that loses nothing (a file stored as fp16, a
 // layer that uses its weights as they are), else as float32; the results are those of float32.
 enum class Precision { kExact, kFloat32, kFloat16 };
-
-// One step of a network: which layer it belongs to, how it is computed, and what that costs.
-struct StepReport {
-  size_t layer;
-  std::string method;         // "direct", "nine products", "phases", "columns", or the step's own name
-  std::string arithmetic;     // of weights: "fp32", "fp16", "int8 weights", "int8", or empty
-  std::int64_t macs;          // multiplications of one image by the layer's definition
-  std::int64_t products;      // those that the method makes
-  std::int64_t weight_bytes;  // as packed, each read at least once a run
-  double seconds;
-};
 
 class Network {
  public:
