@@ -6,6 +6,7 @@
 
 #include <new>
 
+#include "frame_span.h"
 #include "threads.h"
 #include "tile.h"
 
@@ -13,34 +14,6 @@ namespace edgevae::EDGEVAE_ISA {
 namespace {
 
 typedef float rgbx __attribute__((vector_size(16)));
-
-// The source positions under one output position: `first` with share `head`, whole ones, the last with
-// `tail`. Shares are divided by the interval's length, so they add up to one.
-struct Span {
-  int first, last;
-  float head, whole, tail;
-
-  Span(int out, int out_size, int size) {
-    const double step = static_cast<double>(size) / out_size;
-    const double begin = out * step, end = (out + 1) * step;
-    first = min_of(static_cast<int>(begin), size - 1);
-    last = static_cast<int>(end);
-    double after = end - last;  // what of `last` is covered
-    if (last >= size || after < 1e-9) {
-      --last;
-      after = 1;
-    }
-    whole = static_cast<float>(1 / step);
-    if (last <= first) {
-      last = first;
-      head = tail = 1;
-    } else {
-      head = static_cast<float>((first + 1 - begin) / step);
-      tail = static_cast<float>(after / step);
-    }
-  }
-  float share(int i) const { return i == first ? head : i == last ? tail : whole; }
-};
 
 // sums[i] += share * samples[i], or = on the first row.
 void add_row(const uint8_t* samples, int count, float share, bool first, float* sums) {
@@ -63,7 +36,7 @@ void add_row_strided(const uint8_t* samples, int width, ptrdiff_t pixel, float s
 }
 
 void color_row(const FramePack& f, int y, const Span* spans, float* sums) {
-  const Span rows(y, f.out_height, f.height);
+  const Span rows(Spacing(f.out_height, f.height), y);
   for (int r = rows.first; r <= rows.last; ++r) {
     const uint8_t* row = f.color + r * f.color_row;
     if (f.color_pixel == 3) {
@@ -111,12 +84,10 @@ vf encode_depth(const InputEncoding& e, vf d) {
 
 void depth_row(const FramePack& f, int y, float* metres) {
   const InputEncoding& e = f.encoding;
-  const double sy = static_cast<double>(f.height) / f.out_height,
-               sx = static_cast<double>(f.width) / f.out_width;
-  const int row = min_of(static_cast<int>((y + 0.5) * sy), f.height - 1);
-  const char* samples = static_cast<const char*>(f.depth) + row * f.depth_row;
+  const Spacing rows(f.out_height, f.height), columns(f.out_width, f.width);
+  const char* samples = static_cast<const char*>(f.depth) + rows.centre(y) * f.depth_row;
   for (int x = 0; x < f.out_width; ++x) {
-    const char* at = samples + min_of(static_cast<int>((x + 0.5) * sx), f.width - 1) * f.depth_pixel;
+    const char* at = samples + columns.centre(x) * f.depth_pixel;
     if (f.depth_type == DepthType::kUint16) {
       uint16_t units;
       __builtin_memcpy(&units, at, sizeof units);
@@ -188,7 +159,8 @@ void run(const FramePack& f, Scratch scratch, Pool& pool) {
   const bool depth = e.channels == 4 && f.depth_type != DepthType::kNone;
   float* readings = scratch.base + row_floats(f);
   auto* spans = reinterpret_cast<Span*>(readings + static_cast<size_t>(f.out_height) * f.out_width);
-  for (int x = 0; x < f.out_width; ++x) new (spans + x) Span(x, f.out_width, f.width);
+  const Spacing columns(f.out_width, f.width);
+  for (int x = 0; x < f.out_width; ++x) new (spans + x) Span(columns, x);
   const int tasks = min_of(f.out_height, pool_threads(pool) == 1 ? 1 : 4 * pool_threads(pool));
   parallel_for(pool, tasks, [&](int task, int thread) {
     float* sums = scratch.base + static_cast<size_t>(thread) * scratch.per_thread;
