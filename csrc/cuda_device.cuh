@@ -176,6 +176,12 @@ __device__ __forceinline__ float2 unpack_halves(uint32_t bits) {
   return make_float2(__low2float(pair), __high2float(pair));
 }
 
+// An activation of either type as a float, and back.
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ void store_float(float x, float* y) { *y = x; }
+__device__ __forceinline__ void store_float(float x, __half* y) { *y = __float2half_rn(x); }
+
 __device__ __forceinline__ float activate(float x, const Activation& act) {
   switch (act.kind) {
     case ActivationKind::kRelu:
