@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from .errors import (
+    DeviceError,
     EdgevaeError,
     ExportError,
     FrameError,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Decoded",
+    "DeviceError",
     "EdgevaeError",
     "Encoded",
     "ExportError",

@@ -19,6 +19,10 @@ class LatentError(EdgevaeError):
     """A latent of the wrong length or dtype."""
 
 
+class DeviceError(EdgevaeError):
+    """A CUDA device that is not there, has no memory left, or failed; the model and the process go on."""
+
+
 class SourceError(EdgevaeError):
     """A camera, file or folder that cannot be opened or read."""
 
