@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import EdgevaeError
-from .words import counted
+from .errors import DeviceError, EdgevaeError
 
 EXTRAS = {
     "train": ("torch", "lightning", "torchmetrics", "tensorboard", "scipy", "scikit-learn", "matplotlib"),
@@ -46,6 +45,7 @@ def examine(model_path: Path | None = None) -> Iterator[Finding]:
     yield from _engine()
     yield _cores()
     yield _gpu()
+    yield _cuda()
     yield _cameras()
     yield _realsense()
     yield _packages()
@@ -107,6 +107,21 @@ def _gpu() -> Finding:
     return Finding("GPU", "none", "no NVIDIA driver; the engine runs on the processor")
 
 
+def _cuda() -> Finding:
+    """Whether the engine can use the GPU, and if not, why."""
+    try:
+        from . import _core
+        from .engines import cuda_devices
+
+        found = []
+        for i, each in enumerate(cuda_devices()):
+            gib = each["memory_bytes"] / 2**30
+            found.append(f"cuda:{i} {each['name']}, compute capability {each['compute']}, {gib:.0f} GiB")
+    except (DeviceError, ImportError) as error:
+        return Finding("CUDA engine", "none", str(error))
+    return Finding("CUDA engine", "ok", f"{'; '.join(found)} (built with {_core.cuda_build})")
+
+
 def _cameras() -> Finding:
     by_id = {link.resolve(): link.name for link in sorted(Path("/dev/v4l/by-id").glob("*"))}
     found = [
@@ -165,7 +180,7 @@ def _round_trip(model_path: Path | None) -> Finding:
         from .model import load
 
         began_s = time.perf_counter()
-        model = load(model_path)
+        model = load(model_path, device="cpu")
         load_ms = (time.perf_counter() - began_s) * 1e3
         spec = model.spec
         rng = np.random.default_rng(0)
@@ -186,5 +201,5 @@ def _round_trip(model_path: Path | None) -> Finding:
         "model",
         "ok",
         f"{spec.name}, latent {spec.latent_dim}, {spec.precision}: loaded in {load_ms:.0f} ms, encode "
-        f"{encode_ms:.1f} ms, decode {decode_ms:.1f} ms on {model.isa}, {counted(model.threads, 'thread')}",
+        f"{encode_ms:.1f} ms, decode {decode_ms:.1f} ms on {model.engine}",
     )

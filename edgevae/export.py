@@ -155,7 +155,7 @@ def to_native(
     with _written([path]) as (temporary,):
         try:
             model_file.write(temporary, document, {**tensors, **more})
-            model = load(temporary)
+            model = load(temporary, device="cpu")
         except ModelFileError as error:
             raise ExportError(str(error).replace(str(temporary), str(path))) from None
         if precision != "fp32":

@@ -26,7 +26,7 @@ def describe(path: Path | None) -> dict[str, Any]:
     Raises:
         ModelFileError: it is missing or not a model file.
     """
-    spec = load(path).spec
+    spec = load(path, device="cpu").spec
     document, tensors, _ = model_file.read(spec.path)
     size = (spec.input.channels, spec.input.height, spec.input.width)
     return {

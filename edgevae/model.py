@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import statistics
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core, known, model_file
+from .device_tensors import DeviceTensor, place_of, stream_of, view_of
+from .engines import CpuEngine, CudaEngine, Engine, Network, Tensors, check_device
 from .errors import EdgevaeError, FrameError, LatentError, ModelFileError
 from .frame import Frame
 from .preprocess import FloatArray, InputSpec, checked_arrays, pack
@@ -62,7 +66,7 @@ class ModelSpec:
 
 
 class Model:
-    """An encoder and a decoder, ready to run. Made by :func:`load`.
+    """An encoder and a decoder on an engine, ready to run. Made by :func:`load`.
 
     Safe to share between threads: calls on one model queue up. Memory is fixed after the first call of a
     batch size.
@@ -74,33 +78,16 @@ class Model:
     """
 
     def __init__(
-        self,
-        document: dict[str, Any],
-        tensors: dict[str, npt.NDArray[np.float32]],
-        path: str,
-        sha256: str,
-        threads: int,
-        isa: str = "",
-        precision: str = "exact",
+        self, document: dict[str, Any], tensors: Tensors, path: str, sha256: str, engine: Engine
     ) -> None:
         size = InputSpec.from_document(document)
-        self.threads = threads
-        pool = _core.Pool(threads)
-        condition = document["condition_dim"]
-        self._encoder = _core.Network(
-            document["encoder"],
-            tensors,
-            (size.channels, size.height, size.width),
-            condition,
-            pool,
-            isa,
-            precision,
-        )
-        self._decoder = _core.Network(
-            document["decoder"], tensors, (document["latent_dim"],), condition, pool, isa, precision
-        )
+        self.engine = engine
+        condition, latent = document["condition_dim"], document["latent_dim"]
+        image = (size.channels, size.height, size.width)
+        self._encoder = engine.network(document["encoder"], tensors, image, condition)
+        self._decoder = engine.network(document["decoder"], tensors, (latent,), condition)
         encoder, decoder = self._encoder.properties(), self._decoder.properties()
-        self.isa: str = encoder["isa"]
+        self.chosen_because: str | None = None  # of device="auto": what was compared, and how long it took
         self._native_input = size.native()
         self.errors, self.seen = known.of_document(document, tensors)
         layered = set(tensors) - set(model_file.known_tensors(document))
@@ -125,8 +112,23 @@ class Model:
         s = self.spec
         return (
             f"<edgevae.Model {s.name!r}: {s.input.channels}x{s.input.height}x{s.input.width} -> "
-            f"{s.latent_dim}, {self.isa}, {self.threads} threads>"
+            f"{s.latent_dim}, {self.engine}>"
         )
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda:0"."""
+        return self.engine.device
+
+    @property
+    def isa(self) -> str:
+        """The kernels: an instruction set such as "avx2", or an architecture such as "sm_90"."""
+        return self.engine.isa
+
+    @property
+    def threads(self) -> int:
+        """Of the processor, the calling one included."""
+        return self.engine.threads
 
     def encode(
         self,
@@ -267,13 +269,27 @@ class Model:
             seen = np.asarray((np.isfinite(maps) & (maps > 0)).any(axis=1))
         return self.seen.scores(batch, seen).reshape(z.shape[:-1])
 
-    def encode_tensor(self, x: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None) -> FloatArray:
+    @overload
+    def encode_tensor(
+        self, x: DeviceTensor, condition: DeviceTensor | None = None, *, stream: object = None
+    ) -> _core.CudaArray: ...
+    @overload
+    def encode_tensor(
+        self, x: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None
+    ) -> FloatArray: ...
+    def encode_tensor(self, x: Any, condition: Any = None, *, stream: object = None) -> Any:
         """The posterior mean of (N, C, h, w) in the network's range: (N, latent_dim).
 
+        A tensor on the model's device is read in place, and so is the condition beside it, (N, k); what
+        comes back is on that device too, has DLPack and ``__cuda_array_interface__``, and may not be there
+        yet: work is done in the order of ``stream`` (:func:`edgevae.device_tensors.stream_of`). Memory is
+        freed in that order, too, so the stream has to outlive the array. ``.numpy()`` waits and copies.
+
         Raises:
-            FrameError: another shape than the network's.
+            FrameError: another shape than the network's, another device, dtype or order of numbers.
+            DeviceError: the device failed, or has no memory left.
         """
-        return self.encode_heads(x, condition, self.spec.latent_dim)
+        return self.encode_heads(x, condition, self.spec.latent_dim, stream=stream)
 
     def posterior_tensor(
         self, x: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None
@@ -288,11 +304,8 @@ class Model:
         return self._split(self.encode_heads(x, condition))
 
     def encode_heads(
-        self,
-        x: npt.NDArray[np.float32],
-        condition: npt.ArrayLike | None = None,
-        outputs: int | None = None,
-    ) -> FloatArray:
+        self, x: Any, condition: Any = None, outputs: int | None = None, *, stream: object = None
+    ) -> Any:
         """What the encoder's last layer gives, means then raw scales; the first ``outputs`` of them.
 
         Raises:
@@ -300,6 +313,8 @@ class Model:
             EdgevaeError: the condition, as :meth:`encode`.
         """
         try:
+            if place_of(x) != "cpu":
+                return self._on_device(self._encoder, x, condition, outputs, stream)
             array = np.asarray(x)
             if array.dtype.kind in "fiu":
                 conditions = self._conditions(condition, len(np.atleast_1d(array)))
@@ -312,19 +327,61 @@ class Model:
         size = self.spec.input
         raise FrameError(f"input is {got}, wanted float32 (N, {size.channels}, {size.height}, {size.width}).")
 
-    def decode_tensor(self, z: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None) -> FloatArray:
-        """(N, latent_dim) to (N, C, h, w) in the network's range.
+    @overload
+    def decode_tensor(
+        self, z: DeviceTensor, condition: DeviceTensor | None = None, *, stream: object = None
+    ) -> _core.CudaArray: ...
+    @overload
+    def decode_tensor(
+        self, z: npt.NDArray[np.float32], condition: npt.ArrayLike | None = None
+    ) -> FloatArray: ...
+    def decode_tensor(self, z: Any, condition: Any = None, *, stream: object = None) -> Any:
+        """(N, latent_dim) to (N, C, h, w) in the network's range; on the device as :meth:`encode_tensor`.
 
         Raises:
-            LatentError: another shape than (N, latent_dim).
+            LatentError: another shape than (N, latent_dim), another device, dtype or order of numbers.
             EdgevaeError: the condition, as :meth:`decode`.
+            DeviceError: the device failed, or has no memory left.
         """
-        z = np.atleast_2d(self._check_latent(z))
-        conditions = self._conditions(condition, len(z))
         try:
-            return self._decoder.run(z, conditions)
+            if place_of(z) != "cpu":
+                return self._on_device(self._decoder, z, condition, None, stream)
+            z = np.atleast_2d(self._check_latent(z))
+            return self._decoder.run(z, self._conditions(condition, len(z)))
+        except EdgevaeError:
+            raise
         except ValueError as error:
             raise LatentError(str(error)) from None
+
+    def to_device(self, array: npt.ArrayLike) -> _core.CudaArray:
+        """A float32 copy of an array on the model's device, for the methods that take tensors.
+
+        Raises:
+            EdgevaeError: the model runs on the processor.
+            DeviceError: the device failed, or has no memory left.
+        """
+        if not isinstance(self.engine, CudaEngine):
+            raise EdgevaeError("this model runs on the processor; load it with device='cuda'.")
+        return _core.CudaArray(self.engine.session, np.asarray(array, np.float32))
+
+    def _on_device(
+        self, network: Network, x: Any, condition: Any, outputs: int | None, stream: object
+    ) -> _core.CudaArray:
+        if not isinstance(network, _core.CudaNetwork):
+            raise ValueError(
+                f"the tensor is on {place_of(x)}, this model runs on the processor; move the tensor with "
+                ".cpu(), or load the model with device='cuda'."
+            )
+        if condition is None:
+            self._conditions(None, 1)
+        elif place_of(condition) == "cpu":
+            raise EdgevaeError(
+                f"the condition is in host memory, the tensor on {place_of(x)}; wanted both there."
+            )
+        number = stream_of(x, stream)
+        view = view_of(x, number)
+        conditions = None if condition is None else view_of(condition, number)
+        return network.run_on_device(view, conditions, outputs, number)
 
     def pack(
         self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None = None, *, depth_scale: float = 0.001
@@ -389,6 +446,10 @@ class Model:
             )
         if wanted == 0:
             raise EdgevaeError(f"{name} takes no condition; wanted condition=None.")
+        if place_of(condition) != "cpu":
+            raise EdgevaeError(
+                f"the condition is on {place_of(condition)}, the rest in host memory; wanted both there."
+            )
         try:
             array = np.asarray(condition)
             got = f"{array.dtype} {array.shape}"
@@ -404,6 +465,10 @@ class Model:
 
     def _check_latent(self, z: object) -> FloatArray:
         wanted = self.spec.latent_dim
+        if place_of(z) != "cpu":
+            raise LatentError(
+                f"the latent is on {place_of(z)}, wanted it in host memory; move it, or use decode_tensor()."
+            )
         array = np.asarray(z)
         if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or array.shape[-1] != wanted:
             raise LatentError(
@@ -425,32 +490,76 @@ def load(
 
     Args:
         path: a model file; None for the model shipped in the package.
-        device: "auto" or "cpu".
-        threads: of the engine, the calling one included; None for one a core, at most 8.
-        precision: of the weights in memory; arithmetic is always float32. None keeps a layer's weights as
-            fp16 where that changes nothing (a file stored as fp16), "fp32" never, "fp16" always: half the
-            memory to read, latents within cosine 0.99999.
+        device: "cpu"; "cuda" or "cuda:1" for an NVIDIA GPU; "auto" for the first GPU if it works and encodes
+            faster than the processor, which is measured once a process for each model file and setting
+            (a dozen encodes and the time CUDA takes to start; ``model.chosen_because`` says how long it was).
+            Whoever states threads or an instruction set means the processor.
+        threads: of the processor's engine, the calling one included; None for one a core, at most 8.
+        precision: on the processor, how weights are kept in memory: None as fp16 where that changes
+            nothing (a file stored as fp16), "fp32" never, "fp16" always: half the memory to read, latents
+            within cosine 0.99999; arithmetic is float32. On a GPU, what is multiplied: None and "fp16"
+            half-precision numbers on tensor cores, "tf32", "fp32"; sums are float32.
         isa: instruction set; empty for the environment variable EDGEVAE_ISA, or the machine's best.
 
     Raises:
         ModelFileError: the file cannot be read or contradicts itself.
+        DeviceError: no such device, no driver for it, no memory left on it, or no CUDA in this build.
         EdgevaeError: an argument has a value this version does not know.
     """
-    if device not in ("auto", "cpu"):
-        raise EdgevaeError(f"device is {device!r}, wanted 'auto' or 'cpu'.")
-    if precision not in (None, "fp32", "fp16"):
-        raise EdgevaeError(f"precision is {precision!r}, wanted None, 'fp32' or 'fp16'.")
-    if threads is None:
-        threads = max(1, min(8, len(os.sched_getaffinity(0))))
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
-        raise EdgevaeError(f"threads is {threads!r}, wanted a number from 1 to 256.")
-    try:
-        isa = _core.selected_isa(isa)
-    except ValueError as error:
-        raise EdgevaeError(str(error)) from None
+    check_device(device)
     path = Path(DEFAULT_MODEL if path is None else path)
+    engine: Engine
+    if device.startswith("cuda"):
+        engine = CudaEngine(device, precision)
+        return _model(path, engine)
+    engine = CpuEngine(threads, isa, precision)
+    if device == "cpu" or not _core.cuda_build or threads is not None or isa:
+        return _model(path, engine)
+    return _faster(path, engine, precision)
+
+
+_FASTER: dict[tuple[object, ...], tuple[str, str]] = {}  # the device that won, and the story
+_COMPARED_CALLS = 5
+
+
+def _model(path: Path, engine: Engine) -> Model:
     document, tensors, sha256 = model_file.read(path)
     try:
-        return Model(document, tensors, str(path), sha256, threads, isa, precision or "exact")
+        return Model(document, tensors, str(path), sha256, engine)
+    except EdgevaeError:
+        raise
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from None
+
+
+def _faster(path: Path, processor: CpuEngine, precision: str | None) -> Model:
+    """The model on the first GPU, if it works and is faster there."""
+    began_s = time.perf_counter()
+    model = _model(path, processor)
+    key = (model.spec.sha256, str(processor), precision)
+    if key not in _FASTER:
+        try:
+            rival = _model(path, CudaEngine("cuda", precision))
+            cpu_ms, cuda_ms = _encode_ms(model), _encode_ms(rival)
+            device = rival.device if cuda_ms < cpu_ms else "cpu"
+            story = f"{rival.device} encodes in {cuda_ms:.3f} ms, cpu in {cpu_ms:.3f} ms"
+        except EdgevaeError as error:
+            device, story = "cpu", str(error)
+        _FASTER[key] = device, f"{story}; comparing took {time.perf_counter() - began_s:.2f} s"
+    device, story = _FASTER[key]
+    if device != "cpu":
+        model = _model(path, CudaEngine(device, precision))
+    model.chosen_because = story
+    return model
+
+
+def _encode_ms(model: Model) -> float:
+    spec = model.spec
+    x = np.zeros((1, spec.input.channels, spec.input.height, spec.input.width), np.float32)
+    condition = np.zeros(spec.condition_dim, np.float32) if spec.condition_dim else None
+    times = []
+    for _ in range(2 + _COMPARED_CALLS):  # the first plans memory, and the second has all of it at hand
+        began_s = time.perf_counter()
+        model.encode_tensor(x, condition)
+        times.append(time.perf_counter() - began_s)
+    return 1e3 * statistics.median(times[2:])

@@ -152,7 +152,7 @@ def quantize_file(
     document, tensors, digest = model_file.read(source)
     _check_model(source, document)
     _check_target(source, target)
-    exact = load(source, threads=threads, precision="fp32")
+    exact = load(source, device="cpu", threads=threads, precision="fp32")
     x, valid = _packed(frames, exact.spec.input, calibration)
     held_out = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
 
@@ -166,7 +166,7 @@ def quantize_file(
     try:
         with replacing(target) as temporary:
             _write(temporary, target, document, tensors)
-            model = load(temporary, threads=threads)
+            model = load(temporary, device="cpu", threads=threads)
             calibrated, unseen = (_loss(exact, model, x[some], valid[some]) for some in (~held_out, held_out))
             _check_loss(calibrated, "it was calibrated on")
             _check_loss(unseen, "held out of calibration")

@@ -111,7 +111,7 @@ class _Worker:
     def __init__(self, path: str, sha256: str, isa: str, folder: str) -> None:
         if Path(folder).is_dir():
             os.chdir(folder)  # relative names of sources mean the same here
-        self._model = load(path, threads=1, isa=isa)
+        self._model = load(path, device="cpu", threads=1, isa=isa)
         if self._model.spec.sha256 != sha256:
             raise EdgevaeError(
                 f"{path} is another model file on this machine than where the run was started."

@@ -84,7 +84,7 @@ def run_bench(
     with tempfile.TemporaryDirectory(prefix="edgevae-bench-") as name:
         folder = Path(name)
         path, shown = model_path(model, folder)
-        native = load(path, threads=threads)
+        native = load(path, device="cpu", threads=threads)
         spec = native.spec
         if spec.precision == "int8":
             raise EdgevaeError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import _core, model_file
 from ..doctor import processor_name
+from ..engines import check_device
 from ..errors import EdgevaeError
 from ..model import Model, load
 from ..preprocess import FloatArray
@@ -110,6 +111,7 @@ def run_layers(
     model: str | os.PathLike[str] | None = None,
     *,
     precision: str = "fp32",
+    device: str = "cpu",
     threads: int | None = None,
     rounds: int = 50,
     batch: int = 1,
@@ -120,6 +122,7 @@ def run_layers(
     Args:
         model: as :func:`edgevae.bench.run_bench` takes it, or an int8 file, which is timed as it is.
         precision: "fp32" takes weights from the file as they are; "fp16" and "int8" store them so first.
+        device: "cpu"; "cuda" runs the file in ``precision`` on a GPU, "tf32" included.
         threads: None for what ``edgevae.load`` takes.
         rounds: timed runs of each operation, each after one that is not.
         batch: frames in a run.
@@ -129,18 +132,23 @@ def run_layers(
         EdgevaeError: an argument makes no sense.
         ModelFileError: the model file cannot be read.
     """
-    check_numbers(rounds, batch, precision)
+    on_gpu = check_device(device) != "cpu"
+    check_numbers(rounds, batch, "fp32" if on_gpu else precision)  # the engine knows what a GPU can
     with tempfile.TemporaryDirectory(prefix="edgevae-bench-") as name:
         folder = Path(name)
         path, shown = model_path(model, folder)
-        native = load(path, threads=threads)
+        native = (
+            load(path, device=device, precision=precision)
+            if on_gpu
+            else load(path, device="cpu", threads=threads)
+        )
         sha256, stored = native.spec.sha256, native.spec.precision
-        if stored == "int8" and precision != "fp32":
+        if stored == "int8" and precision != "fp32" and not on_gpu:
             raise EdgevaeError(
                 f"{shown} is an int8 file, wanted the float model that it was made of for --precision "
                 f"{precision}; without that option it is timed as it is."
             )
-        if precision != "fp32":
+        if precision != "fp32" and not on_gpu:
             path, native = _converted(path, native, precision, folder, say)
         say("timing every step")
         x = inputs.packed(inputs.checked_frames(batch)[:batch], native.spec.input)
@@ -151,7 +159,7 @@ def run_layers(
         sha256=sha256,
         processor=processor_name(),
         isa=native.isa,
-        precision="int8" if stored == "int8" else precision,
+        precision="int8" if stored == "int8" and not on_gpu else precision,
         threads=native.threads,
         batch=batch,
         rounds=rounds,
@@ -180,7 +188,8 @@ def _converted(
     own.mkdir()
     convert("edgevae", job, own)
     path = own / "model.safetensors"
-    return path, load(path, threads=native.threads, precision="fp16" if precision == "fp16" else None)
+    stored = "fp16" if precision == "fp16" else None
+    return path, load(path, device="cpu", threads=native.threads, precision=stored)
 
 
 def _steps(native: Model, path: Path, x: FloatArray, rounds: int) -> list[StepTiming]:

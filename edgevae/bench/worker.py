@@ -34,9 +34,16 @@ def _edgevae(folder: Path, threads: int, precision: str) -> Ready:
 
     # None: the weights as the file has them; fp16 and int8 files say so themselves.
     model = edgevae.load(
-        folder / "model.safetensors", threads=threads, precision="fp16" if precision == "fp16" else None
+        folder / "model.safetensors",
+        device="cpu",
+        threads=threads,
+        precision="fp16" if precision == "fp16" else None,
     )
-    calls = {"encode": model.encode_tensor, "posterior": model.encode_heads, "decode": model.decode_tensor}
+    calls: dict[str, Callable[..., Any]] = {
+        "encode": model.encode_tensor,
+        "posterior": model.encode_heads,
+        "decode": model.decode_tensor,
+    }
     return lambda operation: calls.get(operation, model.pack)
 
 

@@ -13,6 +13,7 @@ from ..words import counted
 from .common import (
     CalibrationOption,
     DepthOption,
+    DeviceOption,
     IsaOption,
     ModelOption,
     OverwriteOption,
@@ -66,6 +67,7 @@ def embed(
     calibration: CalibrationOption = None,
     model: ModelOption = None,
     stats: StatsOption = None,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     isa: IsaOption = "",
     quiet: QuietOption = False,
@@ -85,16 +87,20 @@ def embed(
     names = (*(sources or ()), *(read_list(from_list) if from_list else ()))
     plan = Plan(names, depth, None if calibration is None else str(calibration))
     check_outputs(stats, overwrite=overwrite or resume, read=[output])
-    first = load(model, threads=threads, isa=isa)
+    first = load(model, device="cpu" if engine == "ray" else device, threads=threads, isa=isa)
     chosen: Engine
     if engine == "ray":
+        if device not in ("auto", "cpu"):
+            raise EdgevaeError(f"--engine ray encodes on processors; leave out --device {device}.")
         from ..archive.ray_engine import RayEngine
 
         chosen = RayEngine(first.spec, isa=isa, workers=workers, address=ray_address)
     elif engine == "local" and ray_address is None:
 
         def load_for_worker(share: int) -> Model:
-            return first if len(plan.sources) == 1 else load(model, threads=threads or share, isa=isa)
+            if len(plan.sources) == 1:
+                return first
+            return load(model, device=first.device, threads=threads or share, isa=isa)
 
         chosen = LocalEngine(load_for_worker, workers=workers)
     else:

@@ -20,6 +20,13 @@ IsaOption = Annotated[
     str,
     typer.Option(metavar="NAME", help="Instruction set, see 'edgevae doctor'; default: the machine's best."),
 ]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where the model runs: cpu, cuda, cuda:1, or auto: the GPU, if it works and is faster.",
+    ),
+]
 DepthOption = Annotated[
     str | None,
     typer.Option(

@@ -33,6 +33,7 @@ def bench(
     precision: Annotated[
         str, typer.Option(metavar="NAME", help="Storage of weights: fp32, fp16, or int8 (activations, too).")
     ] = "fp32",
+    device: Annotated[str, typer.Option(metavar="NAME", help="Of --layers: cpu, cuda or cuda:1.")] = "cpu",
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(metavar="N", help="Timed calls of each engine.")] = 50,
     batch: Annotated[int, typer.Option(metavar="N", help="Frames in a call.")] = 1,
@@ -64,13 +65,20 @@ def bench(
 
     if layers and (plot is not None or against not in (None, "none")):
         raise EdgevaeError("--layers times edgevae alone and draws nothing; leave out --against and --plot.")
+    if not layers and device != "cpu":
+        raise EdgevaeError(
+            "engines are compared on the processor; --device is for --layers. On a GPU, benches/cuda.py of the "
+            "source tree compares."
+        )
     if plot is not None:
         check_plot(plot)
     check_outputs(json_path, markdown, plot, overwrite=overwrite)
     say = _say if sys.stderr.isatty() else lambda text: None
     report: BenchReport | LayersReport
     if layers:
-        report = run_layers(model, precision=precision, threads=threads, rounds=rounds, batch=batch, say=say)
+        report = run_layers(
+            model, precision=precision, device=device, threads=threads, rounds=rounds, batch=batch, say=say
+        )
     else:
         engines = (
             None if against is None else [name for name in against.split(",") if name not in ("", "none")]

@@ -13,6 +13,7 @@ from ..errors import LatentError
 from ..mapping import MAX_DEPTH_M, MAX_MB, VOXEL_M
 from ..words import counted
 from .common import (
+    DeviceOption,
     MaxDepthOption,
     ModelOption,
     OverwriteOption,
@@ -46,6 +47,7 @@ def decode(
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Decode every N-th latent.")] = 1,
     any_model: AnyModelOption = False,
     overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -58,7 +60,7 @@ def decode(
     from ..model import load
 
     rows = read_latents(latents)
-    network = load(model, threads=threads)
+    network = load(model, device=device, threads=threads)
     warning = check_model(rows, network, any_model=any_model)
     if warning:
         complain(f"warning: {warning}.")
@@ -104,6 +106,7 @@ def reconstruct(
     ] = None,
     any_model: AnyModelOption = False,
     overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -125,7 +128,7 @@ def reconstruct(
     check_outputs(output, json_path, overwrite=overwrite, read=[latents])
     settings = MapSettings(voxel, max_depth, truncation, mesh, memory)
     rows = read_latents(latents)
-    network = load(model, threads=threads)
+    network = load(model, device=device, threads=threads)
     warning = check_model(rows, network, any_model=any_model)
     if warning:
         complain(f"warning: {warning}.")
@@ -186,6 +189,7 @@ def interpolate(
     fps: Annotated[float, typer.Option(min=0.5, max=50, metavar="N", help="Pictures per second.")] = 8.0,
     model: ModelOption = None,
     overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Decode the way from one frame's latent to another's."""
@@ -195,7 +199,7 @@ def interpolate(
     from ..model import load
 
     check_output(output, overwrite=overwrite)
-    network = load(model, threads=threads)
+    network = load(model, device=device, threads=threads)
     first, last = latent_of(a, network), latent_of(b, network)
     run(first, last, network, output, steps=steps, fps=fps, overwrite=overwrite)
     print(f"wrote {output} ({steps} steps from {first.name} to {last.name})")
@@ -219,6 +223,7 @@ def similar(
     ] = None,
     as_json: JsonOption = False,
     model: ModelOption = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Name the rows of a record nearest to a frame or to one of its rows: scenes that look alike."""
@@ -235,7 +240,7 @@ def similar(
     own = int(to) if to.isascii() and to.isdecimal() and len(to) < 19 else None
     network: Model | None = None
     if own is None or output is not None:
-        network = load(model)
+        network = load(model, device=device)
         check_model(rows, network, any_model=False)
     if own is not None:
         query = Named(row_of(rows, own, str(latents)), f"row {own}")

@@ -12,10 +12,10 @@ import typer
 
 from ..errors import RecordError
 from ..mapping import MAX_DEPTH_M, VOXEL_M
-from ..words import counted
 from .common import (
     CalibrationOption,
     DepthOption,
+    DeviceOption,
     IsaOption,
     MaxDepthOption,
     ModelOption,
@@ -131,6 +131,7 @@ def stream(
     map_error: Annotated[
         bool, typer.Option("--map-error", help="Compare the map with that of the camera's own frames.")
     ] = False,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     isa: IsaOption = "",
     quiet: QuietOption = False,
@@ -177,6 +178,7 @@ def stream(
         calibration,
         model,
         sinks,
+        device=device,
         threads=threads,
         isa=isa,
         quiet=quiet,
@@ -206,6 +208,7 @@ def _run(
     model_path: Path | None,
     sinks: list[Sink],
     *,
+    device: str,
     threads: int | None,
     isa: str,
     quiet: bool,
@@ -228,7 +231,7 @@ def _run(
     from ..stream import Stop, StopOnSignal, run
 
     check_outputs(stats_path, overwrite=overwrite, read=[sink.path for sink in sinks])
-    model = load(model_path, threads=threads, isa=isa)
+    model = load(model_path, device=device, threads=threads, isa=isa)
 
     def open_it() -> Source:
         wrap = reconnecting if on_lost is OnLost.retry and not loop else None
@@ -237,8 +240,7 @@ def _run(
     source = LoopingSource(open_it) if loop else open_it()
     on_stderr = any(isinstance(sink, JsonlPipe) for sink in sinks)  # standard output belongs to the pipe
     stats, stop = Stats(), Stop()
-    engine = f"{model.isa}, {counted(model.threads, 'thread')}"
-    title = f"{source.name} -> {model.spec.name}, latent {model.spec.latent_dim} ({engine})"
+    title = f"{source.name} -> {model.spec.name}, latent {model.spec.latent_dim} ({model.engine})"
     display: AbstractContextManager[object] = choose_display(
         stats,
         stop,
@@ -262,7 +264,7 @@ def _run(
                             "path": model.spec.path,
                             "sha256": model.spec.sha256,
                         },
-                        "engine": {"isa": model.isa, "threads": model.threads},
+                        "engine": {"device": model.device, "isa": model.isa, "threads": model.threads},
                         **({"map": maps[0].report} if maps else {}),
                     }
                     write_json(stats_path, stats.report(**about))
