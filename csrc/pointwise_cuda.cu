@@ -26,7 +26,7 @@ __global__ void max_pool_kernel(MaxPoolShape s, const T* x, T* y) {
   const int c = static_cast<int>(i % s.c), ox = static_cast<int>(pixel % s.ow),
             oy = static_cast<int>(pixel / s.ow % s.oh);
   const size_t image = pixel / s.ow / s.oh;
-  if (image >= s.n) return;
+  if (image >= static_cast<size_t>(s.n)) return;
   const T* window = x + ((image * s.ih + oy * s.stride) * s.iw + ox * s.stride) * s.c + c;
   float best = to_float(*window);
   for (int ky = 0; ky < s.kernel; ++ky) {
