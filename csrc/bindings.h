@@ -363,9 +363,12 @@ void bind_methods(py::class_<Bound>& bound) {
       .def("properties", &Bound::properties);
 }
 
-namespace cuda {
+namespace cuda {  // of builds with CUDA
 
-void bind(py::module_&);  // bindings_cuda.cpp, of builds with CUDA
+void bind(py::module_&);          // bindings_cuda.cpp
+void bind_kernels(py::module_&);  // bindings_cuda_kernels.cpp
+enum class Arithmetic;
+Arithmetic arithmetic_of(const std::string& precision);
 
 }  // namespace cuda
 }  // namespace edgevae

@@ -10,7 +10,6 @@
 #include "network_cuda.h"
 
 namespace edgevae::cuda {
-namespace {
 
 Arithmetic arithmetic_of(const std::string& name) {
   if (name == "fp16") return Arithmetic::kFloat16;
@@ -18,6 +17,8 @@ Arithmetic arithmetic_of(const std::string& name) {
   if (name == "fp32") return Arithmetic::kFloat32;
   throw error("precision is '" + name + "', wanted fp16, tf32 or fp32.");
 }
+
+namespace {
 
 // Python counts streams as __cuda_array_interface__ does: 1 is the legacy one, which is 0, too.
 Stream stream_of(std::uintptr_t number) { return number == 1 ? nullptr : reinterpret_cast<Stream>(number); }
@@ -291,6 +292,7 @@ void bind(py::module_& m) {
       .def("run_on_device", &PyCudaNetwork::run_on_device, py::arg("x"), py::arg("condition") = py::none(),
            py::arg("outputs") = py::none(), py::arg("stream") = 1);
   bind_methods(network);
+  bind_kernels(m);
 #if defined(EDGEVAE_CUDA_EMULATED)
   m.attr("cuda_build") = "emulated";
   m.def(
