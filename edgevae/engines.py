@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
@@ -13,9 +13,10 @@ from . import _core
 from .errors import DeviceError, EdgevaeError
 from .words import counted
 
-Network = _core.Network | _core.CudaNetwork
 Layers = list[dict[str, Any]]
 Tensors = dict[str, npt.NDArray[Any]]
+if TYPE_CHECKING:  # not every build has both
+    Network: TypeAlias = _core.Network | _core.CudaNetwork
 
 NO_CUDA = (
     "this build of edgevae has no CUDA engine; put nvcc on PATH ('pip install nvidia-cuda-nvcc', or NVIDIA's "

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from . import _core, known, model_file
 from .device_tensors import DeviceTensor, place_of, stream_of, view_of
-from .engines import CpuEngine, CudaEngine, Engine, Network, Tensors, check_device
+from .engines import CpuEngine, CudaEngine, Engine, Tensors, check_device
 from .errors import EdgevaeError, FrameError, LatentError, ModelFileError
 from .frame import Frame
 from .preprocess import FloatArray, InputSpec, checked_arrays, pack
@@ -365,9 +365,9 @@ class Model:
         return _core.CudaArray(self.engine.session, np.asarray(array, np.float32))
 
     def _on_device(
-        self, network: Network, x: Any, condition: Any, outputs: int | None, stream: object
+        self, network: Any, x: Any, condition: Any, outputs: int | None, stream: object
     ) -> _core.CudaArray:
-        if not isinstance(network, _core.CudaNetwork):
+        if self.device == "cpu":
             raise ValueError(
                 f"the tensor is on {place_of(x)}, this model runs on the processor; move the tensor with "
                 ".cpu(), or load the model with device='cuda'."
@@ -381,7 +381,8 @@ class Model:
         number = stream_of(x, stream)
         view = view_of(x, number)
         conditions = None if condition is None else view_of(condition, number)
-        return network.run_on_device(view, conditions, outputs, number)
+        y: _core.CudaArray = network.run_on_device(view, conditions, outputs, number)
+        return y
 
     def pack(
         self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[Any] | None = None, *, depth_scale: float = 0.001
