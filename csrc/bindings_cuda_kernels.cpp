@@ -140,11 +140,18 @@ FloatArray run_pack_frame(const Told& told, const py::array& rgb, const py::obje
                             : uploaded(f.depth, span(f.depth_row, f.depth_pixel, sample));
   f.color = color.as<const std::uint8_t>();
   f.depth = metres.as<void>();
-  const Memory workspace(Place::kDevice, pack_frame_workspace(f));
+  const std::vector<unsigned char> zeros(std::max(kCounterBytes, pack_frame_workspace(f)));
+  const Memory workspace = uploaded(zeros.data(), zeros.size());
   const size_t count = static_cast<size_t>(height) * width * encoding.channels;
   const Poisoned out(*told.session, count * activation_bytes(arithmetic));
   pack_frame(f, arithmetic, told.device(), out.data(), workspace.as<void>(), told.session->stream);
-  return out.read({height, width, encoding.channels}, arithmetic == Arithmetic::kFloat16);
+  const FloatArray y = out.read({height, width, encoding.channels}, arithmetic == Arithmetic::kFloat16);
+  std::vector<unsigned char> counters(kCounterBytes);
+  check(cudaMemcpy(counters.data(), workspace.as<void>(), kCounterBytes, cudaMemcpyDeviceToHost),
+        "cudaMemcpy");
+  if (!std::equal(counters.begin(), counters.end(), zeros.begin()))
+    throw std::runtime_error("the kernel wrote over the counters of the workspace.");
+  return y;
 }
 
 // Network output (n, c) to rgb (n, 3) and depth (n,), or None without depth.

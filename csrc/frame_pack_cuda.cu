@@ -206,12 +206,16 @@ __global__ void __launch_bounds__(kThreads)
 
 size_t pack_frame_workspace(const FramePack& f) {
   const bool stretched = f.encoding.color_min_max || f.encoding.depth == DepthEncoding::kMinMax;
-  return stretched ? sizeof(float) * f.encoding.channels * f.out_height * f.out_width : 0;
+  if (!stretched) return 0;
+  return kCounterBytes + sizeof(float) * f.encoding.channels * f.out_height * f.out_width;
 }
 
 void pack_frame(const FramePack& f, Arithmetic arithmetic, const Device& device, void* out, void* workspace,
                 Stream stream) {
-  auto* const planes = static_cast<float*>(workspace);
+  // Behind the counters of other launches.
+  auto* const planes = workspace == nullptr
+                           ? nullptr
+                           : reinterpret_cast<float*>(static_cast<char*>(workspace) + kCounterBytes);
   if (arithmetic == Arithmetic::kFloat16) {
     pack(f, device, static_cast<__half*>(out), planes, stream);
   } else {
