@@ -74,7 +74,6 @@ __device__ __forceinline__ int in_shared(int row, int chunk) {
 template <bool kTf32>
 struct TensorCores {
   static constexpr int kBytes = kTf32 ? 4 : 2;
-  static constexpr int kUnroll = 2;  // steps; with all four at once, the largest tile's registers run out
 
   template <int kM, int kN>
   static __device__ __forceinline__ void add(const char* pixels, const char* channels, int step,
@@ -117,7 +116,6 @@ struct TensorCores {
 
 struct Float32 {
   static constexpr int kBytes = 4;
-  static constexpr int kUnroll = 1;  // so that sums, not operands of later steps, fill the registers
 
   template <int kM, int kN>
   static __device__ __forceinline__ void add(const char* pixels, const char* channels, int step,
@@ -219,9 +217,9 @@ class Copies {
 
   __device__ __forceinline__ void pixels(int block, char* stage) const {
     char* to = stage + in_shared(row_, chunk_);
-#pragma unroll
+#pragma unroll 1
     for (int part = 0; part < kChunkBytes / kCopy; ++part) {
-      const int k = (block * kRowBytes + chunk_ * kChunkBytes + part * kCopy) / kNumber;
+      const int k = (block * kChunks + chunk_) * (kChunkBytes / kNumber) + part * (kCopy / kNumber);
       const int tap = p_.by_ic.quotient(k), channel = k - tap * p_.ic;
       const int ky = p_.by_kw.quotient(tap), kx = tap - ky * p_.kw;
 #pragma unroll
@@ -395,18 +393,14 @@ __global__ void __launch_bounds__(Tile::kThreads) multiply_tiles(const __grid_co
   const Copies<Tile, Math::kBytes, kCopy> copies(p, pixel_tile, channel_tile, phase);
   const int begin = static_cast<int>(static_cast<long long>(split) * p.depth / p.splits);
   const int end = static_cast<int>((split + 1ll) * p.depth / p.splits);
-  const auto stage = [&](int block) {
-    return shared_memory() + (block - begin) % Tile::kStages * Tile::kStageBytes;
-  };
-
   // Weights do not depend on the kernel before. They all belong to the first group of copies.
   for (int i = 0; i < Tile::kStages - 1; ++i) {
-    if (begin + i < end) copies.weights(begin + i, stage(begin + i));
+    if (begin + i < end) copies.weights(begin + i, shared_memory() + i * Tile::kStageBytes);
   }
-  let_next_kernel_start();
   await_previous_kernel();
+  let_next_kernel_start();
   for (int i = 0; i < Tile::kStages - 1; ++i) {
-    if (begin + i < end) copies.pixels(begin + i, stage(begin + i));
+    if (begin + i < end) copies.pixels(begin + i, shared_memory() + i * Tile::kStageBytes);
     close_copies();
   }
 
@@ -414,19 +408,21 @@ __global__ void __launch_bounds__(Tile::kThreads) multiply_tiles(const __grid_co
   const char* const pixels = shared_memory() + part / Tile::kWarpsN * 16 * Tile::kM * kRowBytes;
   const char* const channels =
       shared_memory() + (Tile::kPixels + part % Tile::kWarpsN * 8 * Tile::kN) * kRowBytes;
-  for (int block = begin; block < end; ++block) {
+  constexpr int kLastStage = (Tile::kStages - 1) * Tile::kStageBytes;
+  const auto next = [](int stage) { return stage == kLastStage ? 0 : stage + Tile::kStageBytes; };
+  int from = 0, to = kLastStage;  // stages that are read and written
+  for (int block = begin; block < end; ++block, from = next(from), to = next(to)) {
     await_copies<Tile::kStages - 2>();
     __syncthreads();  // all copies of this block are there, and the stage of the one before is free
     const int ahead = block + Tile::kStages - 1;
     if (ahead < end) {
-      copies.weights(ahead, stage(ahead));
-      copies.pixels(ahead, stage(ahead));
+      copies.weights(ahead, shared_memory() + to);
+      copies.pixels(ahead, shared_memory() + to);
     }
     close_copies();
-    const int offset = (block - begin) % Tile::kStages * Tile::kStageBytes;
-#pragma unroll Math::kUnroll
+#pragma unroll 1  // operands of later steps would take the registers that the sums need
     for (int step = 0; step < 4 / Tile::kWarpsK; ++step) {
-      Math::add(pixels + offset, channels + offset, step * Tile::kWarpsK + warp / Tile::kParts, sums);
+      Math::add(pixels + from, channels + from, step * Tile::kWarpsK + warp / Tile::kParts, sums);
     }
   }
 
@@ -499,8 +495,8 @@ __global__ void __launch_bounds__(kVectorThreads) multiply_vectors(const __grid_
         w[i][r] = chunk < chunks ? __ldcg(weights + r * row_chunks + chunk) : uint4{};
     }
     if (begin == 0) {
-      let_next_kernel_start();
       await_previous_kernel();
+      let_next_kernel_start();
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -631,12 +627,18 @@ Bytes pack(Problem p, Arithmetic a, int oc, Weight weight) {
 // The tiles, from the most products per byte to the fewest pixels:
 //
 //   tile       products per byte copied (fp16)    shared memory of all stages, KiB
-//   128 x 128  32                                 96: two blocks to a multiprocessor of Hopper
+//   256 x 128  43                                 144: one block of eight warps to a multiprocessor
+//   128 x 128  32                                 96: two blocks
 //   128 x  64  21, no column in vain at 64        72
 //    64 x  64  16                                 64: what Turing has
 //    32 x  64  11                                 48
 //    16 x  32  5, for a 4x4 image or a batch      48
 //              of vectors; its warps share k
+//
+// A Hopper multiprocessor makes 50 products of halves in the time of a byte from the second-level cache (see
+// choose), so the more per byte the better. Float32 makes 4 and needs neither of the first two, for which it
+// would run out of registers.
+using Huge = Tile<256, 128, 64, 64, 1, 3>;
 using Large = Tile<128, 128, 64, 64, 1, 3>;
 using Narrow = Tile<128, 64, 64, 32, 1, 3>;
 using Medium = Tile<64, 64, 32, 32, 1, 4>;
@@ -646,19 +648,22 @@ using Few = Tile<16, 32, 16, 32, 4, 8>;
 struct Tiling {
   int pixels, channels, stages, threads, sums;
   bool any_channels;  // has kernels for pixels that are not whole chunks
+  bool float32;       // and for float32
   size_t stage_bytes() const { return static_cast<size_t>(pixels + channels) * kRowBytes; }
 };
 template <class T>
-constexpr Tiling tiling(bool any_channels) {
-  return {T::kPixels, T::kChannels, T::kStages, T::kThreads, T::kSums, any_channels};
+constexpr Tiling tiling(bool any_channels, bool float32 = true) {
+  return {T::kPixels, T::kChannels, T::kStages, T::kThreads, T::kSums, any_channels, float32};
 }
-constexpr std::array kTilings = {tiling<Large>(false), tiling<Narrow>(true), tiling<Medium>(false),
-                                 tiling<Small>(true), tiling<Few>(false)};
+constexpr std::array kTilings = {tiling<Huge>(false, false), tiling<Large>(false, false),
+                                 tiling<Narrow>(true),       tiling<Medium>(false),
+                                 tiling<Small>(true),        tiling<Few>(false)};
 
 // A plan: a tiling and how often k is split, or the path for a few vectors.
 struct Choice {
   int tiling;  // -1: vectors
-  int splits, tiles;
+  int splits;
+  long long tiles;
 };
 
 // Bytes that a copy of a pixel's channels can have.
@@ -683,13 +688,15 @@ Choice choose(const Problem& p, Arithmetic a, const Device& device) {
     const Tiling& tile = kTilings[t];
     if (tile.stages * tile.stage_bytes() > static_cast<size_t>(device.shared_per_block)) continue;
     if (copy_bytes(p, a) < kChunkBytes && !tile.any_channels) continue;
-    const int tiles = ceil_div(p.pixels, tile.pixels) * ceil_div(p.channels, tile.channels);
+    if (a == Arithmetic::kFloat32 && !tile.float32) continue;
+    const long long tiles =
+        static_cast<long long>(ceil_div(p.pixels, tile.pixels)) * ceil_div(p.channels, tile.channels);
     const double bytes = static_cast<double>(tile.stage_bytes());
     const double products = static_cast<double>(tile.pixels) * tile.channels * kRowBytes / number_bytes(a);
     const double step = std::max(bytes / 42, products / products_per_ns);
     for (int splits = 1; splits <= std::min(32, p.depth); ++splits) {
       const double blocks = static_cast<double>(tiles) * phases(p) * splits;
-      if (splits > 1 && static_cast<long long>(tiles) * phases(p) > kMostCounters) break;
+      if (splits > 1 && tiles * phases(p) > kMostCounters) break;
       const double rounds = std::ceil(blocks / device.sms), steps = ceil_div(p.depth, splits);
       double time = steps * std::max(step * rounds, 120 * std::ceil(rounds / 2));
       if (splits > 1) time += 1000 + splits * 4.0 * tile.pixels * tile.channels / 60;
@@ -710,10 +717,13 @@ using Kernel = void (*)(Problem);
 template <class Math>
 Kernel tile_kernel(int tiling, int copy) {
   if (copy == kChunkBytes) {
-    const Kernel kernels[] = {multiply_tiles<Math, Large, 16>, multiply_tiles<Math, Narrow, 16>,
-                              multiply_tiles<Math, Medium, 16>, multiply_tiles<Math, Small, 16>,
-                              multiply_tiles<Math, Few, 16>};
-    return kernels[tiling];
+    if constexpr (!std::is_same_v<Math, Float32>) {
+      if (tiling == 0) return multiply_tiles<Math, Huge, 16>;
+      if (tiling == 1) return multiply_tiles<Math, Large, 16>;
+    }
+    const Kernel kernels[] = {multiply_tiles<Math, Narrow, 16>, multiply_tiles<Math, Medium, 16>,
+                              multiply_tiles<Math, Small, 16>, multiply_tiles<Math, Few, 16>};
+    return kernels[tiling - 2];
   }
   const bool narrow = kTilings[tiling].pixels == Narrow::kPixels;
   if constexpr (Math::kBytes == 2) {
@@ -795,7 +805,7 @@ Plan plan(Problem p, Arithmetic a, const Device& device) {
   if (c.tiling < 0) return {"matrix times vector", p.pixels, kRows, 1, vector_blocks(p, a)};
   const char* method = a == Arithmetic::kFloat32 ? "fp32" : "tensor cores";
   return {method, kTilings[c.tiling].pixels, kTilings[c.tiling].channels, c.splits,
-          static_cast<long>(c.tiles) * phases(p) * c.splits};
+          static_cast<long>(c.tiles * phases(p) * c.splits)};
 }
 
 }  // namespace
