@@ -120,6 +120,107 @@ py::tuple plan_of_upsample_conv(const Told& told, int n, int ih, int iw, int ic,
   return py::make_tuple(p.method, p.tile_pixels, p.tile_channels, p.splits, p.blocks);
 }
 
+// Launches twice on one workspace: the counters in it must be as before, and the results the same.
+template <class Launch>
+FloatArray run_twice(const Told& told, size_t workspace_bytes, const std::vector<py::ssize_t>& shape,
+                     bool halves, Launch launch) {
+  size_t bytes = halves ? 2 : 4;
+  for (const py::ssize_t length : shape) bytes *= static_cast<size_t>(length);
+  const Memory workspace(Place::kDevice, workspace_bytes);
+  if (workspace_bytes > 0)
+    check(cudaMemsetAsync(workspace.as<void>(), 0, kCounterBytes, nullptr), "cudaMemsetAsync");
+  FloatArray results[2];
+  for (FloatArray& result : results) {
+    const Poisoned y(*told.session, bytes);
+    launch(y.data(), workspace.as<void>(), told.session->stream);
+    result = y.read(shape, halves);
+  }
+  if (std::memcmp(results[0].data(), results[1].data(), static_cast<size_t>(results[0].nbytes())) != 0)
+    throw std::runtime_error("a second run gave other numbers.");
+  return results[0];
+}
+
+// x (n, h, w, c) and weight (oc, c, kh, kw), of a linear layer (oc, c, 1, 1), to (n, oh, ow, outputs).
+ConvShape conv_of(const py::array& x, const py::array& weight, int stride, int padding,
+                  const std::string& mode, std::optional<int> outputs) {
+  const auto size = [](const py::array& a, int axis) { return static_cast<int>(a.shape(axis)); };
+  const int kh = size(weight, 2), kw = size(weight, 3), ih = size(x, 1), iw = size(x, 2);
+  ConvShape s = conv_shape(ih, iw, size(x, 3), (ih + 2 * padding - kh) / stride + 1,
+                           (iw + 2 * padding - kw) / stride + 1, size(weight, 0), kh, kw);
+  s.n = size(x, 0);
+  s.stride = stride;
+  s.pad_top = s.pad_left = padding;
+  s.padding = padding_of(mode);
+  s.outputs = outputs.value_or(s.oc);
+  return s;
+}
+
+FloatArray run_conv(const Told& told, const FloatArray& x, const FloatArray& weight, const FloatArray& bias,
+                    int stride, int padding, const std::string& mode, const py::dict& activation,
+                    const std::string& precision, bool floats, std::optional<int> outputs) {
+  const Arithmetic arithmetic = arithmetic_of(precision);
+  const ConvShape s = conv_of(x, weight, stride, padding, mode, outputs);
+  const Activation act = activation.empty() ? Activation{} : activation_of(activation);
+  const OnDevice here(*told.session);
+  const Device device = told.device();
+  const Bytes packed = pack_conv(s, weight.data(), arithmetic);
+  const Memory input = uploaded(x, arithmetic), weights = uploaded(packed.data(), packed.size()),
+               biases = uploaded(bias.data(), static_cast<size_t>(bias.size()) * sizeof(float));
+  return run_twice(told, conv_workspace(s, arithmetic, device), {s.n, s.oh, s.ow, s.outputs},
+                   arithmetic == Arithmetic::kFloat16 && !floats,
+                   [&](void* y, void* workspace, Stream stream) {
+                     conv(s, arithmetic, device, input.as<void>(), weights.as<void>(),
+                          {biases.as<float>(), act, floats}, y, workspace, stream);
+                   });
+}
+
+// x (n, h, w, c) and weight (c, oc, kh, kw) to (n, oh, ow, oc).
+ConvTransposeShape conv_transpose_of(const py::array& x, const py::array& weight, int stride, int padding,
+                                     int output_padding, const std::string& mode) {
+  const auto size = [](const py::array& a, int axis) { return static_cast<int>(a.shape(axis)); };
+  const int kh = size(weight, 2), kw = size(weight, 3), ih = size(x, 1), iw = size(x, 2);
+  const auto grown = [&](int in, int kernel) {
+    return (in - 1) * stride - 2 * padding + kernel + output_padding;
+  };
+  return {size(x, 0),      ih, iw, size(x, 3), grown(ih, kh), grown(iw, kw),
+          size(weight, 1), kh, kw, stride,     padding,       padding_of(mode)};
+}
+
+FloatArray run_conv_transpose(const Told& told, const FloatArray& x, const FloatArray& weight,
+                              const FloatArray& bias, int stride, int padding, int output_padding,
+                              const std::string& mode, const py::dict& activation,
+                              const std::string& precision, bool floats) {
+  const Arithmetic arithmetic = arithmetic_of(precision);
+  const ConvTransposeShape s = conv_transpose_of(x, weight, stride, padding, output_padding, mode);
+  const Activation act = activation.empty() ? Activation{} : activation_of(activation);
+  const OnDevice here(*told.session);
+  const Device device = told.device();
+  const Bytes packed = pack_conv_transpose(s, weight.data(), arithmetic);
+  const Memory input = uploaded(x, arithmetic), weights = uploaded(packed.data(), packed.size()),
+               biases = uploaded(bias.data(), static_cast<size_t>(bias.size()) * sizeof(float));
+  return run_twice(told, conv_transpose_workspace(s, arithmetic, device), {s.n, s.oh, s.ow, s.oc},
+                   arithmetic == Arithmetic::kFloat16 && !floats,
+                   [&](void* y, void* workspace, Stream stream) {
+                     conv_transpose(s, arithmetic, device, input.as<void>(), weights.as<void>(),
+                                    {biases.as<float>(), act, floats}, y, workspace, stream);
+                   });
+}
+
+py::tuple tuple_of(const Plan& p) {
+  return py::make_tuple(p.method, p.tile_pixels, p.tile_channels, p.splits, p.blocks);
+}
+
+// How conv cuts a layer of n images up: pixels and channels of a block, parts of k, blocks.
+py::tuple plan_of_conv(const Told& told, int n, int ih, int iw, int ic, int oc, int kernel, int stride,
+                       int padding, const std::string& precision) {
+  ConvShape s = conv_shape(ih, iw, ic, (ih + 2 * padding - kernel) / stride + 1,
+                           (iw + 2 * padding - kernel) / stride + 1, oc, kernel, kernel);
+  s.n = n;
+  s.stride = stride;
+  s.pad_top = s.pad_left = padding;
+  return tuple_of(conv_plan(s, arithmetic_of(precision), told.device()));
+}
+
 // A frame to (h, w, c), as pack_frame, from device memory.
 FloatArray run_pack_frame(const Told& told, const py::array& rgb, const py::object& depth, float depth_scale,
                           bool bgr, const InputEncoding& encoding, int height, int width,
@@ -180,6 +281,14 @@ void bind_kernels(py::module_& m) {
            }),
            py::arg("session").none(false), py::arg("sms") = 0, py::arg("shared_per_block") = 0,
            py::arg("compute") = 0)
+      .def("conv", &run_conv, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
+           py::arg("padding"), py::arg("padding_mode"), py::arg("activation"), py::arg("precision"),
+           py::arg("floats") = false, py::arg("outputs") = py::none())
+      .def("conv_transpose", &run_conv_transpose, py::arg("x"), py::arg("weight"), py::arg("bias"),
+           py::arg("stride"), py::arg("padding"), py::arg("output_padding"), py::arg("padding_mode"),
+           py::arg("activation"), py::arg("precision"), py::arg("floats") = false)
+      .def("conv_plan", &plan_of_conv, py::arg("n"), py::arg("ih"), py::arg("iw"), py::arg("ic"),
+           py::arg("oc"), py::arg("kernel"), py::arg("stride"), py::arg("padding"), py::arg("precision"))
       .def("upsample_conv", &run_upsample_conv, py::arg("x"), py::arg("weight"), py::arg("bias"),
            py::arg("padding_mode"), py::arg("activation"), py::arg("precision"), py::arg("floats") = false)
       .def("upsample_conv_plan", &plan_of_upsample_conv, py::arg("n"), py::arg("ih"), py::arg("iw"),
