@@ -45,7 +45,9 @@ struct Set {
 
 bool always() { return true; }
 
-#if defined(__x86_64__)
+#if defined(EDGEVAE_GENERIC)
+// No other set was built.
+#elif defined(__x86_64__)
 bool runs_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -66,7 +68,8 @@ bool runs_neon_dot() {
 
 // Best first.
 constexpr Set kSets[] = {
-#if defined(__x86_64__)
+#if defined(EDGEVAE_GENERIC)
+#elif defined(__x86_64__)
     {avx512_vnni::kernels, runs_avx512_vnni},
     {avx512::kernels, runs_avx512},
     {avx2_vnni::kernels, runs_avx2_vnni},
