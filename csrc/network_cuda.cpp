@@ -777,8 +777,9 @@ StepReport Network::report(const Step& s) const {
                     : s.kind == FoldedLayer::Kind::kUpsampleConv
                         ? upsample_conv_plan(s.upsample, arithmetic_, session_->device)
                         : conv_transpose_plan(s.transpose, arithmetic_, session_->device);
-  r.method = plan.method;
-  r.products = s.macs;
+  const bool nine = s.kind == FoldedLayer::Kind::kUpsampleConv;
+  r.method = nine ? std::string("nine products, ") + plan.method : plan.method;
+  r.products = nine ? s.macs / 4 : s.macs;
   return r;
 }
 

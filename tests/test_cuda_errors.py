@@ -1,5 +1,7 @@
-"""A CUDA device that is not there, is full, fails, or gets what it cannot take. The emulated build alone can be told
-to fail (CONTRIBUTING.md)."""
+"""A CUDA device that is not there, is full, fails, or gets what it cannot take.
+
+The emulated build (CONTRIBUTING.md) alone can be told to fail.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A model on a CUDA device beside the same one on the processor: on a GPU where build and machine have one, and on
-the emulated build (CONTRIBUTING.md)."""
+"""A model on a CUDA device beside the same one on the processor.
+
+On a GPU where build and machine have one, and on the emulated build (CONTRIBUTING.md).
+"""
 
 from __future__ import annotations
 
