@@ -78,14 +78,15 @@ Device open_device(int index) {
                                   ", the last one is cuda:" + std::to_string(count - 1) +
                                   "; see 'edgevae doctor'.");
     }
-    check(cudaSetDevice(index), "cudaSetDevice");
+    const OnDevice here(index);
     return Device{index, attribute(cudaDevAttrMultiProcessorCount, index), compute_of(index),
                   attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index)};
   });
 }
 
-Stream make_stream() {
-  return explaining("making a stream", [] {
+Stream make_stream(int index) {
+  return explaining("making a stream", [&] {
+    const OnDevice here(index);
     cudaStream_t stream;
     // One that the legacy stream, where other libraries work by default, neither waits for nor holds up.
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
@@ -187,7 +188,7 @@ Memory::~Memory() {
 }
 
 Session::Session(int index)
-    : device(open_device(index)), stream(make_stream()), pool(make_pool(index)), process_(getpid()) {}
+    : device(open_device(index)), stream(make_stream(index)), pool(make_pool(index)), process_(getpid()) {}
 
 Session::~Session() {
   cudaStreamDestroy(real(stream));
@@ -203,9 +204,9 @@ void Session::check_process() const {
   }
 }
 
-OnDevice::OnDevice(const Session& session) {
+OnDevice::OnDevice(int index) {
   check(cudaGetDevice(&before_), "cudaGetDevice");
-  check(cudaSetDevice(session.device.index), "cudaSetDevice");
+  check(cudaSetDevice(index), "cudaSetDevice");
 }
 
 OnDevice::~OnDevice() { cudaSetDevice(before_); }
@@ -466,11 +467,13 @@ void Network::launch_steps(int n, int outputs, Stream stream) {
   launch_steps(n, outputs, stream, [](const Step&, const auto&) {});
 }
 
-void Network::forget_graphs() { graphs_.clear(); }
+void Network::forget_graphs() {
+  check(cudaEventSynchronize(event(done_)), "cudaEventSynchronize");  // one of them may still run
+  graphs_.clear();
+}
 
 void Network::reserve(int n) {
   if (n <= reserved_) return;
-  check(cudaEventSynchronize(event(done_)), "cudaEventSynchronize");
   forget_graphs();
   reserved_ = staged_ = 0;
   // Let go before anything is asked for: both at once might not fit.
@@ -511,7 +514,6 @@ void Network::follow(Stream stream) {
 
 void Network::make_room(size_t space) {
   if (space <= workspace_.bytes()) return;
-  check(cudaEventSynchronize(event(done_)), "cudaEventSynchronize");
   forget_graphs();
   workspace_ = Memory();
   workspace_ = Memory(Place::kDevice, space);

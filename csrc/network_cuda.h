@@ -83,7 +83,8 @@ class Session {
 // While it lives, the device is this thread's current one.
 class OnDevice {
  public:
-  explicit OnDevice(const Session& session);
+  explicit OnDevice(int index);
+  explicit OnDevice(const Session& session) : OnDevice(session.device.index) {}
   ~OnDevice();
 
  private:
