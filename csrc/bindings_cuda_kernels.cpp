@@ -128,7 +128,9 @@ FloatArray run_twice(const Told& told, size_t workspace_bytes, const std::vector
   for (const py::ssize_t length : shape) bytes *= static_cast<size_t>(length);
   const Memory workspace(Place::kDevice, workspace_bytes);
   if (workspace_bytes > 0)
-    check(cudaMemsetAsync(workspace.as<void>(), 0, kCounterBytes, nullptr), "cudaMemsetAsync");
+    check(cudaMemsetAsync(workspace.as<void>(), 0, kCounterBytes,
+                          static_cast<cudaStream_t>(told.session->stream)),
+          "cudaMemsetAsync");
   FloatArray results[2];
   for (FloatArray& result : results) {
     const Poisoned y(*told.session, bytes);
