@@ -7,6 +7,7 @@
 
 #include "isa.h"
 #include "layout.h"
+#include "methods.h"
 #include "network.h"
 
 namespace edgevae {
@@ -35,6 +36,7 @@ class PyPool {
   }
   std::shared_ptr<Pool> pool;
   std::mutex mutex;  // one job at a time; networks of a model share the pool
+  Floats scratch;    // of convolutions, which have no network to plan it
 
  private:
   unsigned fork_ = pool_forks();
@@ -98,6 +100,80 @@ class CpuEngine : public Network {
   std::shared_ptr<PyPool> pool_;
 };
 
+// fold_convolution's step on the processor.
+class PyConvolution {
+ public:
+  PyConvolution(const py::list& layers, const py::dict& tensors, const std::vector<int>& input,
+                const std::string& isa)
+      : kernels_(select_kernels(isa)) {
+    shapes_ = fold_convolution(layers, tensors, input, [this](const FoldedLayer& step) {
+      bias_.assign(step.bias.begin(), step.bias.end());
+      activation_ = step.activation;
+      if (step.kind == FoldedLayer::Kind::kConv) {
+        conv_ = conv_of(step);
+        weights_.resize(conv_kernel().packed_bytes(conv_));
+        conv_kernel().pack(conv_, step.weights, weights_.data());
+      } else {
+        upsample_ =
+            UpsampleConvShape{1, step.in.h, step.in.w, step.in.c, step.out.c, step.layer->padding_mode};
+        weights_.resize(kernels_.upsample_conv.packed_bytes(*upsample_));
+        kernels_.upsample_conv.pack(*upsample_, step.weights, weights_.data());
+      }
+    });
+  }
+
+  // x (N, h, w, c) to y, dense float32 both.
+  void run(const py::array& x, py::array& y, PyPool& pool) const {
+    check("x", x, shapes_[0]);
+    check("y", y, shapes_[1]);
+    if (x.shape(0) != y.shape(0)) throw error("x is " + shape_text(x) + ", y " + shape_text(y) + ".");
+    if (x.shape(0) > most_images(shapes_[0], shapes_[1]))
+      throw error("a batch of " + std::to_string(x.shape(0)) + " images is too large; split it.");
+    const int n = static_cast<int>(x.shape(0));
+    if (n == 0) return;
+    const void* from = x.data();
+    void* to = y.mutable_data();
+    pool.renew_after_fork();
+    Unlocked unlocked;
+    const std::scoped_lock lock(pool.mutex);
+    const Epilogue epilogue{bias_.data(), nullptr, activation_};
+    const auto launch = [&](const auto& kernel, auto shape) {
+      shape.n = n;
+      const size_t per_thread = (kernel.scratch_floats(shape) + 31) / 16 * 16;  // a cache line apart
+      const size_t floats = per_thread * static_cast<size_t>(pool_threads(*pool.pool));
+      if (pool.scratch.size() < floats) pool.scratch.resize(floats);
+      kernel.run(shape, from, weights_.data(), epilogue, to, {pool.scratch.data(), per_thread}, *pool.pool);
+    };
+    if (upsample_) {
+      launch(kernels_.upsample_conv, *upsample_);
+    } else {
+      launch(conv_kernel(), conv_);
+    }
+  }
+
+ private:
+  const ConvKernel& conv_kernel() const {
+    return conv_method(conv_) == ConvMethod::kNineProducts ? kernels_.conv_nine : kernels_.conv;
+  }
+
+  static void check(const std::string& name, const py::array& a, const Shape& s) {
+    const bool fits = a.dtype().is(py::dtype::of<float>()) && (a.flags() & py::array::c_style) != 0 &&
+                      a.ndim() == 4 && a.shape(1) == s.h && a.shape(2) == s.w && a.shape(3) == s.c;
+    if (fits) return;
+    throw error(name + " is " + std::string(py::str(a.dtype())) + " " + shape_text(a) +
+                ", wanted dense float32 (N, " + std::to_string(s.h) + ", " + std::to_string(s.w) + ", " +
+                std::to_string(s.c) + ").");
+  }
+
+  const Kernels& kernels_;
+  std::array<Shape, 2> shapes_;
+  ConvShape conv_{};
+  std::optional<UpsampleConvShape> upsample_;  // else it is conv_
+  Activation activation_;
+  Floats bias_;
+  Bytes weights_;
+};
+
 // Preprocessing alone: (C, h, w) and the mask of depth readings.
 py::tuple pack_frame(const py::array& rgb, const py::object& depth, float depth_scale, bool bgr,
                      const InputEncoding& encoding, int height, int width, const std::string& isa) {
@@ -159,6 +235,10 @@ PYBIND11_MODULE(_core, m) {
               py::arg("layers"), py::arg("tensors"), py::arg("input_shape"), py::arg("condition"),
               py::arg("pool").none(false), py::arg("isa") = "", py::arg("precision") = "exact");
   bind_methods(network);
+  py::class_<PyConvolution>(m, "Convolution")
+      .def(py::init<const py::list&, const py::dict&, const std::vector<int>&, const std::string&>(),
+           py::arg("layers"), py::arg("tensors"), py::arg("input_shape"), py::arg("isa") = "")
+      .def("run", &PyConvolution::run, py::arg("x"), py::arg("y"), py::arg("pool"));
 #if defined(EDGEVAE_CUDA)
   cuda::bind(m);
 #else

@@ -7,7 +7,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -177,6 +179,29 @@ inline FramePack frame_of(const py::array& rgb, const py::object& depth, float d
     f.depth_pixel = array.strides(1);
   }
   return f;
+}
+
+// A convolution on the caller's own memory, for programs that keep their tensors elsewhere: a conv2d or
+// upsample_conv2d of floats, and an activation or none, as a network takes them, in one step for `take`.
+// Returns the shapes of input and output.
+inline std::array<Shape, 2> fold_convolution(const py::list& list, const py::dict& tensors,
+                                             const std::vector<int>& input,
+                                             const std::function<void(const FoldedLayer&)>& take) {
+  const Layers parsed(list, tensors);
+  const auto& layers = parsed.layers;
+  const bool fits = (layers.size() == 1 || (layers.size() == 2 && layers[1].op == "activation")) &&
+                    (layers[0].op == "conv2d" || layers[0].op == "upsample_conv2d") &&
+                    layers[0].weight_scale.data == nullptr;
+  if (!fits) throw error("layers are not a conv2d or upsample_conv2d of floats and at most an activation.");
+  const Shape in = image_shape(input);
+  const auto shapes = infer_shapes(layers, in, 0);
+  fold_layers(layers, in, shapes, take);
+  return {in, shapes.back()};
+}
+
+// The most images that such a step takes at once.
+inline std::int64_t most_images(const Shape& in, const Shape& out) {
+  return kLargest / std::max(in.floats(), out.floats());
 }
 
 // A network of one engine as Python sees it. Engine has of edgevae::Network input(), output(), condition(),

@@ -44,6 +44,16 @@ class Network:
     ) -> list[dict[str, Any]]: ...
     def properties(self) -> dict[str, Any]: ...
 
+class Convolution:
+    def __init__(
+        self,
+        layers: list[dict[str, Any]],
+        tensors: dict[str, npt.NDArray[Any]],
+        input_shape: list[int] | tuple[int, ...],
+        isa: str = "",
+    ) -> None: ...
+    def run(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], pool: Pool) -> None: ...
+
 # Of builds with CUDA.
 
 class CudaSession:
