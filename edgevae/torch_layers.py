@@ -6,7 +6,7 @@ Imports torch; nothing that ``import edgevae`` loads imports this file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from .errors import ExportError
 
 Layer = dict[str, Any]
-Arrays = dict[str, npt.NDArray[np.float64]]
+Float64Array = npt.NDArray[np.float64]
+Arrays = dict[str, Float64Array]
 
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
@@ -76,7 +77,7 @@ def walk(
     foldable = False  # whether the last layer is linear and the next BatchNorm belongs to it
     to_unit, in_unit = "", 0  # the ToUnit that waits for its linear layer, and how many numbers it took
     with torch.no_grad():
-        for where, leaf in _leaves(name, module):
+        for where, leaf in leaves(name, module):
             try:
                 x = run([leaf], x, condition)
             except (RuntimeError, ValueError, TypeError) as error:
@@ -98,7 +99,7 @@ def walk(
                 to_unit, in_unit = _say(where, leaf), x[0].numel()
                 foldable = False
             elif isinstance(leaf, nn.Upsample):
-                _check_upsample(where, leaf)
+                check_upsample(where, leaf)
                 upsample = _say(where, leaf)
                 foldable = False
             else:
@@ -129,10 +130,19 @@ def _from_unit(layer: Layer, name: str, arrays: Arrays, count: int) -> None:
     arrays[layer["weight"]], arrays[layer["bias"]] = weight, bias + weight[:, :count].sum(1)
 
 
-def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(module, nn.Sequential) and type(module).forward in (nn.Sequential.forward, Chain.forward):
+def is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether it is nothing but its layers, one after the other."""
+    return isinstance(module, nn.Sequential) and type(module).forward in (
+        nn.Sequential.forward,
+        Chain.forward,
+    )
+
+
+def leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a sequence, and of those within, with names to call them by in a message."""
+    if is_sequence(module):
         for index, child in enumerate(module):
-            yield from _leaves(f"{name}.{index}", child)
+            yield from leaves(f"{name}.{index}", child)
     else:
         yield name, module
 
@@ -143,14 +153,7 @@ def _express(where: str, leaf: nn.Module, name: str, y: Tensor, arrays: Arrays) 
     kind = type(leaf)
     if kind is nn.Conv2d:
         assert isinstance(leaf, nn.Conv2d)
-        _want(where, leaf, "padding_mode", leaf.padding_mode, ("zeros", "replicate"))
-        return {
-            "op": "conv2d",
-            **_weights(leaf, name, arrays),
-            "stride": _square(where, leaf, "stride", leaf.stride),
-            "padding": _padding(where, leaf),
-            "padding_mode": leaf.padding_mode,
-        }
+        return {"op": "conv2d", **_weights(leaf, name, arrays), **window(where, leaf)}
     if kind is nn.ConvTranspose2d:
         assert isinstance(leaf, nn.ConvTranspose2d)
         return {
@@ -178,9 +181,45 @@ def _express(where: str, leaf: nn.Module, name: str, y: Tensor, arrays: Arrays) 
         if y.shape[0] != 1 or len(shape) not in (1, 3):
             raise ExportError(f"{_say(where, leaf)} gives {tuple(y.shape)}, wanted (N, n) or (N, c, h, w).")
         return {"op": "reshape", "shape": shape}
+    if (known := activation(where, leaf)) is not None:
+        return {"op": "activation", **known}
+    if kind is ConcatCondition:
+        assert isinstance(leaf, ConcatCondition)
+        return {"op": "concat_condition", "size": leaf.size}
+    raise ExportError(
+        f"{_say(where, leaf)} has no counterpart in the model file, wanted one of Conv2d, ConvTranspose2d, "
+        "Linear, Upsample with Conv2d, MaxPool2d, BatchNorm, Dropout, Flatten, Unflatten, ConcatCondition, "
+        "ReLU, LeakyReLU, Tanh, Sigmoid, Softplus."
+    )
+
+
+def window(where: str, leaf: nn.Conv2d) -> Layer:
+    """``stride``, ``padding`` and ``padding_mode`` of a convolution that the model file has a word for.
+
+    Raises:
+        ExportError: it has none.
+    """
+    _want(where, leaf, "padding_mode", leaf.padding_mode, ("zeros", "replicate"))
+    return {
+        "stride": _square(where, leaf, "stride", leaf.stride),
+        "padding": _padding(where, leaf),
+        "padding_mode": leaf.padding_mode,
+    }
+
+
+def activation(where: str, leaf: nn.Module) -> Layer | None:
+    """``kind`` and, of a LeakyReLU, ``slope`` of an activation; None of any other layer.
+
+    Raises:
+        ExportError: it is one that the model file has no word for.
+    """
+    plain: dict[type, str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+    kind = type(leaf)
+    if kind in plain:
+        return {"kind": plain[kind]}
     if kind is nn.LeakyReLU:
         assert isinstance(leaf, nn.LeakyReLU)
-        return {"op": "activation", "kind": "leaky_relu", "slope": float(leaf.negative_slope)}
+        return {"kind": "leaky_relu", "slope": float(leaf.negative_slope)}
     if kind is nn.Softplus:
         assert isinstance(leaf, nn.Softplus)
         _want(where, leaf, "beta", leaf.beta, (1,))
@@ -188,18 +227,8 @@ def _express(where: str, leaf: nn.Module, name: str, y: Tensor, arrays: Arrays) 
             leaf.threshold < 20
         ):  # above 20 the linear branch differs from log(1 + exp(x)) by less than float32 sees
             raise ExportError(f"{_say(where, leaf)} has threshold {leaf.threshold}, wanted at least 20.")
-        return {"op": "activation", "kind": "softplus"}
-    if kind is ConcatCondition:
-        assert isinstance(leaf, ConcatCondition)
-        return {"op": "concat_condition", "size": leaf.size}
-    plain = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
-    if kind in plain:
-        return {"op": "activation", "kind": plain[kind]}
-    raise ExportError(
-        f"{_say(where, leaf)} has no counterpart in the model file, wanted one of Conv2d, ConvTranspose2d, "
-        "Linear, Upsample with Conv2d, MaxPool2d, BatchNorm, Dropout, Flatten, Unflatten, ConcatCondition, "
-        "ReLU, LeakyReLU, Tanh, Sigmoid, Softplus."
-    )
+        return {"kind": "softplus"}
+    return None
 
 
 def _join(conv: Layer, upsample: str, arrays: Arrays) -> Layer:
@@ -218,35 +247,55 @@ def _join(conv: Layer, upsample: str, arrays: Arrays) -> Layer:
 
 
 def _fold(where: str, norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: Layer, arrays: Arrays) -> None:
-    """y = gamma (w x + b - mean) / sqrt(var + eps) + beta, as one weight and one bias (float64)."""
     if norm.running_mean is None or norm.running_var is None:
         raise ExportError(
             f"{_say(where, norm)} keeps no running statistics, wanted track_running_stats=True."
         )
-    scale = 1 / np.sqrt(_float64(norm.running_var) + norm.eps)
-    shift = np.zeros_like(scale)
-    if norm.affine:
-        scale, shift = scale * _float64(norm.weight), _float64(norm.bias)
     weight = arrays[layer["weight"]]
     outputs = 1 if layer["op"] == "conv_transpose2d" else 0
-    if weight.shape[outputs] != len(scale):
+    if weight.shape[outputs] != norm.num_features:
         raise ExportError(
-            f"{_say(where, norm)} has {len(scale)} features, wanted {weight.shape[outputs]} as before it."
+            f"{_say(where, norm)} has {norm.num_features} features, wanted {weight.shape[outputs]} as before "
+            "it."
         )
-    along = [1] * weight.ndim
-    along[outputs] = -1
-    arrays[layer["weight"]] = weight * scale.reshape(along)
+    statistics = [norm.running_mean, norm.running_var, *((norm.weight, norm.bias) if norm.affine else ())]
     bias: str = layer["bias"] or layer["weight"].removesuffix("weight") + "bias"
-    before = arrays.get(bias, np.zeros_like(scale))
-    arrays[bias] = (before - _float64(norm.running_mean)) * scale + shift
+    arrays[layer["weight"]], arrays[bias] = folded(
+        weight, arrays.get(bias), norm.eps, *map(float64, statistics), outputs=outputs
+    )
     layer["bias"] = bias
 
 
+def folded(
+    weight: Float64Array,
+    bias: Float64Array | None,
+    eps: float,
+    mean: Float64Array,
+    var: Float64Array,
+    gamma: Float64Array | None = None,
+    beta: Float64Array | None = None,
+    *,
+    outputs: int = 0,
+) -> tuple[Float64Array, Float64Array]:
+    """gamma (w x + b - mean) / sqrt(var + eps) + beta as one weight and one bias.
+
+    Args:
+        weight: its dimension ``outputs`` counts the layer's outputs.
+        bias, mean, var, gamma, beta: (outputs,) each; None stands for zeros, and for ones as ``gamma``.
+        eps: of the BatchNorm.
+    """
+    scale = (1.0 if gamma is None else gamma) / np.sqrt(var + eps)
+    along = [1] * weight.ndim
+    along[outputs] = -1
+    shifted = ((0.0 if bias is None else bias) - mean) * scale + (0.0 if beta is None else beta)
+    return weight * scale.reshape(along), shifted
+
+
 def _weights(leaf: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, name: str, arrays: Arrays) -> Layer:
-    arrays[f"{name}.weight"] = _float64(leaf.weight)
+    arrays[f"{name}.weight"] = float64(leaf.weight)
     if leaf.bias is None:
         return {"weight": f"{name}.weight", "bias": None}
-    arrays[f"{name}.bias"] = _float64(leaf.bias)
+    arrays[f"{name}.bias"] = float64(leaf.bias)
     return {"weight": f"{name}.weight", "bias": f"{name}.bias"}
 
 
@@ -264,7 +313,8 @@ def _padding(where: str, leaf: nn.Conv2d | nn.ConvTranspose2d) -> int:
     return _square(where, leaf, "padding", padding)
 
 
-def _check_upsample(where: str, leaf: nn.Upsample) -> None:
+def check_upsample(where: str, leaf: nn.Upsample) -> None:
+    """Raise ExportError if a layer is not nearest-neighbour upsampling by 2."""
     _want(where, leaf, "mode", leaf.mode, ("nearest",))
     _want(where, leaf, "scale_factor", leaf.scale_factor, (2.0, (2.0, 2.0)))
 
@@ -287,5 +337,6 @@ def _say(where: str, leaf: nn.Module) -> str:
     return f"layer {where} ({type(leaf).__name__})"
 
 
-def _float64(tensor: Tensor) -> npt.NDArray[np.float64]:
+def float64(tensor: Tensor) -> Float64Array:
+    """The numbers of a tensor, copied."""
     return tensor.detach().cpu().double().numpy().copy()
