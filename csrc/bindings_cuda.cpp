@@ -1,12 +1,15 @@
 // The engine of network_cuda.h for Python, and tensors on the device by DLPack and __cuda_array_interface__.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <mutex>
 
 #include "bindings.h"
 #include "cuda_check.h"
 #include "dlpack.h"
+#include "half.h"
 #include "network_cuda.h"
 
 namespace edgevae::cuda {
@@ -170,6 +173,96 @@ class PyCudaNetwork : public PyNetwork<CudaEngine> {
   }
 };
 
+// fold_convolution's step on a device. Images are addresses of device memory, as cuda_kernels.h wants it.
+class PyCudaConvolution {
+ public:
+  PyCudaConvolution(const py::list& layers, const py::dict& tensors, const std::vector<int>& input,
+                    std::shared_ptr<Session> session, const std::string& precision)
+      : session_(std::move(session)), arithmetic_(arithmetic_of(precision)) {
+    session_->check_process();
+    const OnDevice on(*session_);
+    shapes_ = fold_convolution(layers, tensors, input, [this](const FoldedLayer& step) {
+      activation_ = step.activation;
+      if (step.kind == FoldedLayer::Kind::kConv) {
+        conv_ = conv_of(step);
+        check_range(step, kLargestHalf);
+        upload(step, pack_conv(conv_, step.weights, arithmetic_));
+      } else {
+        upsample_ =
+            UpsampleConvShape{1, step.in.h, step.in.w, step.in.c, step.out.c, step.layer->padding_mode};
+        check_range(step, kLargestHalf / 9);
+        upload(step, pack_upsample_conv(*upsample_, step.weights, arithmetic_));
+      }
+    });
+  }
+
+  size_t workspace_bytes(std::int64_t n) const {
+    if (upsample_) return upsample_conv_workspace(with_batch(*upsample_, n), arithmetic_, session_->device);
+    return conv_workspace(with_batch(conv_, n), arithmetic_, session_->device);
+  }
+
+  // x (n, h, w, c) to y with workspace_bytes(n) of workspace, in the order of the stream.
+  void run(std::int64_t n, std::uintptr_t x, std::uintptr_t y, std::uintptr_t workspace,
+           std::uintptr_t stream_number) const {
+    session_->check_process();
+    const auto* from = reinterpret_cast<const void*>(x);
+    auto *to = reinterpret_cast<void*>(y), *space = reinterpret_cast<void*>(workspace);
+    const Stream stream = stream_of(stream_number);
+    const Epilogue epilogue{bias_.as<float>(), activation_};
+    const Unlocked unlocked;
+    const OnDevice on(*session_);
+    if (space != nullptr)
+      check(cudaMemsetAsync(space, 0, kCounterBytes, static_cast<cudaStream_t>(stream)), "cudaMemsetAsync");
+    if (upsample_) {
+      upsample_conv(with_batch(*upsample_, n), arithmetic_, session_->device, from, weights_.as<void>(),
+                    epilogue, to, space, stream);
+    } else {
+      conv(with_batch(conv_, n), arithmetic_, session_->device, from, weights_.as<void>(), epilogue, to,
+           space, stream);
+    }
+  }
+
+ private:
+  template <class AnyShape>
+  AnyShape with_batch(AnyShape s, std::int64_t n) const {
+    if (n > most_images(shapes_[0], shapes_[1]))
+      throw error("a batch of " + std::to_string(n) + " images is too large; split it.");
+    s.n = static_cast<int>(n);
+    return s;
+  }
+
+  void check_range(const FoldedLayer& step, float largest) const {
+    size_t count = 1;
+    for (int n : step.layer->weight.shape) count *= static_cast<size_t>(n);
+    const auto fits = [=](float w) { return std::abs(w) <= largest; };
+    if (arithmetic_ == Arithmetic::kFloat16 && !std::all_of(step.weights, step.weights + count, fits))
+      throw error("the convolution has weights beyond the range of fp16; give it float32.");
+  }
+
+  void upload(const FoldedLayer& step, const Bytes& packed) {
+    try {
+      weights_ = Memory(Place::kDevice, packed.size());
+      bias_ = Memory(Place::kDevice, step.bias.size() * sizeof(float));
+      check(cudaMemcpy(weights_.as<void>(), packed.data(), packed.size(), cudaMemcpyHostToDevice),
+            "cudaMemcpy");
+      check(cudaMemcpy(bias_.as<void>(), step.bias.data(), bias_.bytes(), cudaMemcpyHostToDevice),
+            "cudaMemcpy");
+    } catch (const Error& e) {
+      throw Error("packed weights cannot be put on " + device_text(session_->device.index) + " (" + e.what() +
+                      "); free memory there, and call once before a graph is captured.",
+                  e.code);
+    }
+  }
+
+  std::shared_ptr<Session> session_;
+  Arithmetic arithmetic_;
+  std::array<Shape, 2> shapes_;
+  ConvShape conv_{};
+  std::optional<UpsampleConvShape> upsample_;  // else it is conv_
+  Activation activation_;
+  Memory weights_, bias_;
+};
+
 // What DLPack needs to know of an array that it keeps alive.
 struct Exported {
   DLManagedTensor managed;
@@ -293,6 +386,14 @@ void bind(py::module_& m) {
            py::arg("outputs") = py::none(), py::arg("stream") = 1);
   bind_methods(network);
   bind_kernels(m);
+  py::class_<PyCudaConvolution>(m, "CudaConvolution")
+      .def(py::init<const py::list&, const py::dict&, const std::vector<int>&, std::shared_ptr<Session>,
+                    const std::string&>(),
+           py::arg("layers"), py::arg("tensors"), py::arg("input_shape"), py::arg("session").none(false),
+           py::arg("precision"))
+      .def("workspace_bytes", &PyCudaConvolution::workspace_bytes, py::arg("n"))
+      .def("run", &PyCudaConvolution::run, py::arg("n"), py::arg("x"), py::arg("y"), py::arg("workspace"),
+           py::arg("stream"));
 #if defined(EDGEVAE_CUDA_EMULATED)
   m.attr("cuda_build") = "emulated";
   m.def(

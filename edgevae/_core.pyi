@@ -121,6 +121,18 @@ class CudaNetwork:
         self, x: CudaView, condition: CudaView | None = None, outputs: int | None = None, stream: int = 1
     ) -> CudaArray: ...
 
+class CudaConvolution:
+    def __init__(
+        self,
+        layers: list[dict[str, Any]],
+        tensors: dict[str, npt.NDArray[Any]],
+        input_shape: list[int] | tuple[int, ...],
+        session: CudaSession,
+        precision: str,
+    ) -> None: ...
+    def workspace_bytes(self, n: int) -> int: ...
+    def run(self, n: int, x: int, y: int, workspace: int, stream: int) -> None: ...
+
 cuda_build: str  # "" for none, the toolkit's version, or "emulated"
 
 def cuda_devices() -> list[dict[str, Any]]: ...
