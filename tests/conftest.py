@@ -48,6 +48,23 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every call of torch.ops.edgevae that has packed weights since."""
+    pytest.importorskip("torch")
+    from edgevae.torch_ops import Arguments
+
+    calls: list[object] = []
+    folded = Arguments.folded
+
+    def counting(self: Arguments) -> object:
+        calls.append(self)
+        return folded(self)
+
+    monkeypatch.setattr(Arguments, "folded", counting)
+    return calls
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real recordings, named by EDGEVAE_DATA."""
