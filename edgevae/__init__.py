@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .model import ModelSpec as ModelSpec
     from .model import load as load
     from .sources import open_source as open_source
+    from .torch_fuse import fuse as fuse
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ __all__ = [
 _MODULES = {
     **dict.fromkeys(("Frame", "Intrinsics"), "frame"),
     **dict.fromkeys(("Decoded", "Encoded", "Model", "ModelSpec", "load"), "model"),
+    "fuse": "torch_fuse",  # not in __all__: it brings torch along
     "open_source": "sources",
 }
 
