@@ -1,4 +1,4 @@
-"""benches/cuda.py, as far as it goes without a GPU."""
+"""benches/cuda_bench.py, as far as it goes without a GPU."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import pytest
 
 from edgevae import _core
 
-SCRIPT = Path(__file__).parents[1] / "benches" / "cuda.py"
+SCRIPT = Path(__file__).parents[1] / "benches" / "cuda_bench.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    found = importlib.util.spec_from_file_location("benches_cuda", SCRIPT)
+    found = importlib.util.spec_from_file_location("cuda_bench", SCRIPT)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
-    sys.modules["benches_cuda"] = module  # where its dataclasses look for their types
+    sys.modules["cuda_bench"] = module  # where its dataclasses look for their types
     found.loader.exec_module(module)
     yield module
-    del sys.modules["benches_cuda"]
+    del sys.modules["cuda_bench"]
 
 
 @pytest.mark.skipif(bool(_core.cuda_build), reason="this build has CUDA")
@@ -34,7 +34,7 @@ def test_without_a_gpu_it_says_so() -> None:
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("benches/cuda.py: no CUDA device: this build of edgevae has no CUDA engine")
+    assert done.stderr.startswith("benches/cuda_bench.py: no CUDA device: this build of edgevae has no CUDA engine")
     assert len(done.stderr.splitlines()) == 1
 
 

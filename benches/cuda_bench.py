@@ -1,6 +1,6 @@
 """Everything there is to do on a machine with a GPU: build, test, and measure edgevae beside torch.compile.
 
-    python benches/cuda.py --build --json cuda.json --markdown cuda.md
+    python benches/cuda_bench.py --build --json cuda.json --markdown cuda.md
 
 In this order: with --build the package with its CUDA engine; the GPU tests, every kernel against float64
 among them; compute-sanitizer (memcheck, racecheck) on a small run, where it is installed; what the card can
@@ -206,7 +206,7 @@ def markdown(document: dict[str, Any]) -> str:
     """The section of docs/cuda.md."""
     card, most = document["card"], document["ceilings"]
     lines = [
-        f"`python benches/cuda.py` on {card['name']}, driver {card['driver']}, {document['date']}; edgevae "
+        f"`python benches/cuda_bench.py` on {card['name']}, driver {card['driver']}, {document['date']}; edgevae "
         f"{document['edgevae']} built with CUDA {document['cuda_build']}, torch {document['torch']}. Most "
         f"that the card reached: copies at {most['copy_gb_s']:.0f} GB/s, half-precision products at "
         f"{most['fp16_tflops']:.0f} TFLOP/s.",
@@ -368,7 +368,7 @@ def main() -> None:
         document = measure(given.model, given.rounds, not given.no_tests)
     except EdgevaeError as error:
         kind = "no CUDA device: " if isinstance(error, DeviceError) else ""
-        print(f"benches/cuda.py: {kind}{error}", file=sys.stderr)
+        print(f"benches/cuda_bench.py: {kind}{error}", file=sys.stderr)
         sys.exit(2)
     text = markdown(document)
     print(text)
