@@ -546,7 +546,7 @@ def _faster(path: Path, processor: CpuEngine, precision: str | None) -> Model:
             story = f"{rival.device} encodes in {cuda_ms:.3f} ms, cpu in {cpu_ms:.3f} ms"
         except EdgevaeError as error:
             device, story = "cpu", str(error)
-        _FASTER[key] = device, f"{story}; comparing took {time.perf_counter() - began_s:.2f} s"
+        _FASTER[key] = device, f"{story.rstrip('.')}; comparing took {time.perf_counter() - began_s:.2f} s"
     device, story = _FASTER[key]
     if device != "cpu":
         model = _model(path, CudaEngine(device, precision))
