@@ -176,6 +176,7 @@ class Copies {
   static constexpr int kPixelRows = Tile::kPixels / kStep, kWeightRows = Tile::kChannels / kStep;
   static constexpr int kFar = 1 << 15;  // added to coordinates, which are less, so that they fit 16 bits each
   static_assert(Tile::kPixels % kStep == 0 && Tile::kChannels % kStep == 0 && kStep % kChunks == 0);
+  static_assert(kGroup % kStep == 0);  // so that all rows of a step are there, or none
 
  public:
   __device__ __forceinline__ Copies(const Problem& p, int pixel_tile, int channel_tile, int phase)
@@ -200,18 +201,19 @@ class Copies {
       corner_[i] = static_cast<unsigned>(y + kFar) << 16 | static_cast<unsigned>(x + kFar);
       first_[i] = (image * p.ih + y) * p.iw + x;
     }
-    weight_row_ = channel_tile * Tile::kChannels + row_;
-    weights_ =
-        p.weights + (static_cast<size_t>(phase) * p.rows + weight_row_) * p.row_bytes + chunk_ * kChunkBytes;
+    weight_row_ = channel_tile * Tile::kChannels;
+    weights_ = p.weights + (static_cast<size_t>(phase) * p.rows + weight_row_ + row_) * p.row_bytes +
+               chunk_ * kChunkBytes;
   }
 
   __device__ __forceinline__ void weights(int block, char* stage) const {
     char* to = stage + Tile::kPixels * kRowBytes + in_shared(row_, chunk_);
+    const char* from = weights_ + static_cast<size_t>(block) * kRowBytes;
 #pragma unroll
     for (int i = 0; i < kWeightRows; ++i) {
       const bool wanted = weight_row_ + i * kStep < p_.rows;
-      const char* from = weights_ + i * kStep * p_.row_bytes + static_cast<size_t>(block) * kRowBytes;
       copy_async<kChunkBytes>(to + i * kStep * kRowBytes, wanted ? from : p_.weights, wanted);
+      from += kStep * p_.row_bytes;
     }
   }
 
@@ -255,7 +257,7 @@ class Copies {
   int row_, chunk_;
   unsigned corner_[kPixelRows];  // y and x of the first tap
   int first_[kPixelRows];        // its pixel, were it inside
-  int weight_row_;
+  int weight_row_;               // the tile's first
   const char* weights_;
 };
 
@@ -368,16 +370,34 @@ __device__ __forceinline__ bool gather_splits(const Problem& p, int tile, int sp
   if (thread == 0) p.counters[tile] = 0;
   __threadfence();
   if (warp >= Tile::kParts) return true;
+  // As many loads under way as registers allow: a round trip costs more than all that come along.
+  constexpr int kAtOnce = kQuads < 16 ? kQuads : 16, kSplitsAtOnce = kQuads < 32 ? 32 / kQuads : 1;
 #pragma unroll
-  for (int i = 0; i < Tile::kSums; ++i) sums[i] = 0.0f;
-  for (int s = 0; s < p.splits; ++s) {
+  for (int first = 0; first < kQuads; first += kAtOnce) {
 #pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
-      const float4 quad = __ldcg(quads + (static_cast<size_t>(s) * kQuads + i) * kThreads);
-      sums[4 * i] += quad.x;
-      sums[4 * i + 1] += quad.y;
-      sums[4 * i + 2] += quad.z;
-      sums[4 * i + 3] += quad.w;
+    for (int i = 4 * first; i < 4 * (first + kAtOnce); ++i) sums[i] = 0.0f;
+#pragma unroll 1
+    for (int s = 0; s < p.splits; s += kSplitsAtOnce) {
+      float4 read[kSplitsAtOnce][kAtOnce];
+#pragma unroll
+      for (int u = 0; u < kSplitsAtOnce; ++u) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const size_t at = (static_cast<size_t>(s + u) * kQuads + first + i) * kThreads;
+          read[u][i] = s + u < p.splits ? __ldcg(quads + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kSplitsAtOnce; ++u) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          float* const to = sums + 4 * (first + i);
+          to[0] += read[u][i].x;
+          to[1] += read[u][i].y;
+          to[2] += read[u][i].z;
+          to[3] += read[u][i].w;
+        }
+      }
     }
   }
   return true;
@@ -394,11 +414,13 @@ __global__ void __launch_bounds__(Tile::kThreads) multiply_tiles(const __grid_co
   const int begin = static_cast<int>(static_cast<long long>(split) * p.depth / p.splits);
   const int end = static_cast<int>((split + 1ll) * p.depth / p.splits);
   // Weights do not depend on the kernel before. They all belong to the first group of copies.
+#pragma unroll 1
   for (int i = 0; i < Tile::kStages - 1; ++i) {
     if (begin + i < end) copies.weights(begin + i, shared_memory() + i * Tile::kStageBytes);
   }
   await_previous_kernel();
   let_next_kernel_start();
+#pragma unroll 1
   for (int i = 0; i < Tile::kStages - 1; ++i) {
     if (begin + i < end) copies.pixels(begin + i, shared_memory() + i * Tile::kStageBytes);
     close_copies();
@@ -409,21 +431,22 @@ __global__ void __launch_bounds__(Tile::kThreads) multiply_tiles(const __grid_co
   const char* const channels =
       shared_memory() + (Tile::kPixels + part % Tile::kWarpsN * 8 * Tile::kN) * kRowBytes;
   constexpr int kLastStage = (Tile::kStages - 1) * Tile::kStageBytes;
-  const auto next = [](int stage) { return stage == kLastStage ? 0 : stage + Tile::kStageBytes; };
-  int from = 0, to = kLastStage;  // stages that are read and written
-  for (int block = begin; block < end; ++block, from = next(from), to = next(to)) {
+  int stage = 0;
+  for (int block = begin; block < end; ++block) {
     await_copies<Tile::kStages - 2>();
     __syncthreads();  // all copies of this block are there, and the stage of the one before is free
     const int ahead = block + Tile::kStages - 1;
     if (ahead < end) {
-      copies.weights(ahead, shared_memory() + to);
-      copies.pixels(ahead, shared_memory() + to);
+      char* const before = shared_memory() + (stage == 0 ? kLastStage : stage - Tile::kStageBytes);
+      copies.weights(ahead, before);
+      copies.pixels(ahead, before);
     }
     close_copies();
 #pragma unroll 1  // operands of later steps would take the registers that the sums need
     for (int step = 0; step < 4 / Tile::kWarpsK; ++step) {
-      Math::add(pixels + from, channels + from, step * Tile::kWarpsK + warp / Tile::kParts, sums);
+      Math::add(pixels + stage, channels + stage, step * Tile::kWarpsK + warp / Tile::kParts, sums);
     }
+    stage = stage == kLastStage ? 0 : stage + Tile::kStageBytes;
   }
 
   auto& flat = reinterpret_cast<float (&)[Tile::kSums]>(sums);

@@ -182,22 +182,28 @@ __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ void store_float(float x, float* y) { *y = x; }
 __device__ __forceinline__ void store_float(float x, __half* y) { *y = __float2half_rn(x); }
 
+// tanh, sigmoid and softplus by one exponential of at most 1, each within 2^-21 of the exact number or, where
+// that is more, as much of its size. Short, for kernels have a copy of this for each number that a thread
+// stores.
+__device__ __forceinline__ float activate_smoothly(float x, ActivationKind kind) {
+  const float e = __expf(kind == ActivationKind::kTanh ? -2.0f * fabsf(x) : -fabsf(x));
+  if (kind == ActivationKind::kSoftplus) return fmaxf(x, 0.0f) + __logf(1.0f + e);
+  const float share = __fdividef(1.0f, 1.0f + e);
+  if (kind == ActivationKind::kSigmoid) return x < 0 ? e * share : share;
+  return copysignf((1.0f - e) * share, x);
+}
+
 __device__ __forceinline__ float activate(float x, const Activation& act) {
   switch (act.kind) {
+    case ActivationKind::kNone:
+      return x;
     case ActivationKind::kRelu:
       return x < 0 ? 0.0f : x;
     case ActivationKind::kLeakyRelu:
       return x < 0 ? x * act.slope : x;
-    case ActivationKind::kTanh:
-      return tanhf(x);
-    case ActivationKind::kSigmoid:
-      return 1.0f / (1.0f + expf(-x));
-    case ActivationKind::kSoftplus:
-      return x > 20.0f ? x : log1pf(expf(x));
-    case ActivationKind::kNone:
-      break;
+    default:
+      return activate_smoothly(x, act.kind);
   }
-  return x;
 }
 
 // Division by a number that the host knows: n / d = (n * multiplier >> 32) >> shift for 0 <= n < 2^31.
