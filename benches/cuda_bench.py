@@ -206,9 +206,9 @@ def markdown(document: dict[str, Any]) -> str:
     """The section of docs/cuda.md."""
     card, most = document["card"], document["ceilings"]
     lines = [
-        f"`python benches/cuda_bench.py` on {card['name']}, driver {card['driver']}, {document['date']}; edgevae "
-        f"{document['edgevae']} built with CUDA {document['cuda_build']}, torch {document['torch']}. Most "
-        f"that the card reached: copies at {most['copy_gb_s']:.0f} GB/s, half-precision products at "
+        f"`python benches/cuda_bench.py` on {card['name']}, driver {card['driver']}, {document['date']}; "
+        f"edgevae {document['edgevae']} built with CUDA {document['cuda_build']}, torch {document['torch']}. "
+        f"Most that the card reached: copies at {most['copy_gb_s']:.0f} GB/s, half-precision products at "
         f"{most['fp16_tflops']:.0f} TFLOP/s.",
         "",
     ]

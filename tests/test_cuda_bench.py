@@ -34,7 +34,8 @@ def test_without_a_gpu_it_says_so() -> None:
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("benches/cuda_bench.py: no CUDA device: this build of edgevae has no CUDA engine")
+    wanted = "benches/cuda_bench.py: no CUDA device: this build of edgevae has no CUDA engine"
+    assert done.stderr.startswith(wanted)
     assert len(done.stderr.splitlines()) == 1
 
 

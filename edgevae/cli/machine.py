@@ -67,8 +67,8 @@ def bench(
         raise EdgevaeError("--layers times edgevae alone and draws nothing; leave out --against and --plot.")
     if not layers and device != "cpu":
         raise EdgevaeError(
-            "engines are compared on the processor; --device is for --layers. On a GPU, benches/cuda_bench.py of "
-            "the source tree compares."
+            "engines are compared on the processor; --device is for --layers. On a GPU, "
+            "benches/cuda_bench.py of the source tree compares."
         )
     if plot is not None:
         check_plot(plot)
