@@ -58,6 +58,7 @@ def write_run(
     frames: dict[str, Any] | None = None,
     seed: int = 0,
     mirror: float = 0.0,
+    batch_size: int = 2,
     **options: Any,
 ) -> training.models.VAE:
     """A run of a model with random weights on the frames in ``data``."""
@@ -72,7 +73,7 @@ def write_run(
             "sets": [{"path": data.name, "name": "walls", **frames}],
             "root": str(data.parent),
             "cache_dir": str(data.parent / "cache"),
-            "batch_size": 2,
+            "batch_size": batch_size,
             "augment": {"mirror": mirror},
         },
     }
@@ -169,7 +170,7 @@ def test_runs_beside_principal_components(tmp_path: Path, data: Path) -> None:
 def test_frames_that_differ_are_never_ranked_together(tmp_path: Path, data: Path) -> None:
     write_frames(tmp_path / "other" / "walls", seed=5)
     write_run(tmp_path / "a" / "run", data)
-    write_run(tmp_path / "b" / "run", data, latent_dim=2)
+    write_run(tmp_path / "b" / "run", data, latent_dim=2, batch_size=3)
     write_run(tmp_path / "c", tmp_path / "other" / "walls")  # other frames under the same name
     write_run(tmp_path / "d", data, size=64)  # the same frames at another size
     write_run(tmp_path / "e", data, channels=3)

@@ -46,7 +46,9 @@ class Quality:
 def quality(coder: Coder, batches: Iterable[Batch]) -> Quality:
     """Reconstruct every frame from its posterior mean."""
     scores, latents = Reconstruction(coder.input), LatentFigures()
-    errors, digest = [], hashlib.sha256(repr(coder.input).encode())
+    errors = []
+    # One for each, so that batches may be of any size.
+    frames, masks = hashlib.sha256(repr(coder.input).encode()), hashlib.sha256()
     with torch.inference_mode():
         for batch in batches:
             condition = condition_of(coder, batch)
@@ -56,10 +58,10 @@ def quality(coder: Coder, batches: Iterable[Batch]) -> Quality:
             if std is not None:
                 latents.update(mean, std)
             errors.append(squared_error(y, target, valid).double().numpy())
-            for tensor in (target, valid):
-                digest.update(tensor.contiguous().numpy().data)
+            frames.update(target.contiguous().numpy().data)
+            masks.update(valid.contiguous().numpy().data)
     figures = scores.compute() | (latents.compute() if coder.posterior else {})
-    return Quality(figures, np.concatenate(errors), digest.hexdigest())
+    return Quality(figures, np.concatenate(errors), frames.hexdigest() + masks.hexdigest())
 
 
 def condition_of(coder: Coder, batch: Batch) -> Tensor | None:
