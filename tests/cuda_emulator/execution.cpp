@@ -207,6 +207,10 @@ class Grid {
       thread.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
       thread.open.clear();
       thread.groups.clear();
+#if defined(__SANITIZE_ADDRESS__)
+      // The frames that a thread ended in were never returned from.
+      __asan_unpoison_memory_region(thread.stack, kStack);
+#endif
       thread.stack_pointer = first_frame(thread.stack);
     }
     current_ = -1;
