@@ -636,10 +636,8 @@ Bytes pack(Problem p, Arithmetic a, int oc, Weight weight) {
             std::memcpy(to, &half, sizeof half);
             continue;
           }
-          uint32_t bits;
-          std::memcpy(&bits, &value, sizeof bits);
-          if (a == Arithmetic::kTf32) bits = (bits + 0x1000) & ~0x1fffu;  // as to_tf32
-          std::memcpy(to, &bits, sizeof bits);
+          const float number = as_factor(value, a);
+          std::memcpy(to, &number, sizeof number);
         }
       }
     }
@@ -773,10 +771,6 @@ Kernel vector_kernel(int lanes, int vectors) {
   }
   return vectors == 1 ? multiply_vectors<kNumber, kVectorThreads, 1>
                       : multiply_vectors<kNumber, kVectorThreads, kVectors>;
-}
-
-Arithmetic arithmetic_on(const Device& device, Arithmetic a) {
-  return a == Arithmetic::kTf32 && device.compute < 80 ? Arithmetic::kFloat32 : a;
 }
 
 int vector_blocks(const Problem& p, Arithmetic a) {

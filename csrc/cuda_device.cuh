@@ -15,6 +15,21 @@ namespace edgevae::cuda {
 
 inline constexpr int kWarp = 32;
 
+// What a device does where it is asked for `a`.
+inline Arithmetic arithmetic_on(const Device& device, Arithmetic a) {
+  return a == Arithmetic::kTf32 && device.compute < 80 ? Arithmetic::kFloat32 : a;
+}
+
+// A weight of four bytes as it is packed for `a`: for TF32 rounded on the host as to_tf32 does on the device.
+inline float as_factor(float x, Arithmetic a) {
+  if (a != Arithmetic::kTf32) return x;
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits = (bits + 0x1000u) & ~0x1fffu;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 // Numbers of kSize bytes that are copied as one.
 template <int kSize>
 struct WordOf;

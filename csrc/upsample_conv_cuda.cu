@@ -481,10 +481,6 @@ int step_channels(Arithmetic arithmetic) {
   return kStepBytes / static_cast<int>(activation_bytes(arithmetic));
 }
 
-Arithmetic arithmetic_on(const Device& d, Arithmetic a) {
-  return a == Arithmetic::kTf32 && d.compute < 80 ? Arithmetic::kFloat32 : a;
-}
-
 Work work(const UpsampleConvShape& s, Arithmetic arithmetic, const Device& device) {
   Problem p{};
   p.n = s.n, p.ih = s.ih, p.iw = s.iw, p.ic = s.ic, p.oc = s.oc;
@@ -503,14 +499,6 @@ Work work(const UpsampleConvShape& s, Arithmetic arithmetic, const Device& devic
       break;
   }
   return work<Floats32, 1>(p, strips, device);
-}
-
-float rounded_to_tf32(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  bits = (bits + 0x1000u) & ~0x1fffu;
-  memcpy(&x, &bits, sizeof x);
-  return x;
 }
 
 }  // namespace
@@ -534,8 +522,7 @@ Bytes pack_upsample_conv(const UpsampleConvShape& s, const float* weights, Arith
           const int word = (column * 4 + k % 8 / 2) * 2 + k / 8;
           memcpy(to + word * 4 + k % 2 * 2, &half, sizeof half);
         } else {
-          const float number =
-              arithmetic == Arithmetic::kTf32 ? rounded_to_tf32(nine[product]) : nine[product];
+          const float number = as_factor(nine[product], arithmetic);
           memcpy(to + (k * kTile + column) * 4, &number, sizeof number);
         }
       }
