@@ -12,6 +12,7 @@ from tiny_model import tiny_document
 
 import edgevae
 from edgevae import info, known, model_file
+from edgevae.engines import CpuEngine
 from edgevae.errors import EdgevaeError, ModelFileError
 from edgevae.preprocess import DepthEncoding
 from edgevae.quantize import quantize_file
@@ -29,7 +30,7 @@ def frames(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def knowing() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The tiny model, with errors and with the latents of four frames as what it has seen."""
     document, tensors = tiny_document()
-    model = edgevae.Model(document, tensors, "", "", 1)
+    model = edgevae.Model(document, tensors, "", "", CpuEngine(1, "", None))
     rgb, depth = frames(4)
     tensors["seen"] = model.encode(rgb, depth)
     steps = np.linspace(0, 1, 101, dtype=np.float32)
