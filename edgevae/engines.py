@@ -20,8 +20,7 @@ if TYPE_CHECKING:  # not every build has both
 
 NO_CUDA = (
     "this build of edgevae has no CUDA engine; put nvcc on PATH ('pip install nvidia-cuda-nvcc', or NVIDIA's "
-    "toolkit) and build it again ('pip install --force-reinstall --no-binary edgevae edgevae'), or take "
-    "device='cpu'."
+    "toolkit) and build it again ('pip install .' in its source tree), or take device='cpu'."
 )
 
 
