@@ -255,7 +255,8 @@ def test_a_full_disk(tiny_model_path: Path, tmp_path: Path, limit: int) -> None:
         frames = {frame for file in files for frame, _ in values(mended(file), "/latent", "BarChart:values")}
         missing = re.search(r"(\d+) rows? (is|are) missing", done.stderr)  # none, unless patience ran out
         assert frames <= set(range(60))
-        assert len(frames) == 60 - (int(missing[1]) if missing else 0)
+        # Whatever is not there was counted; so is a row that was cut off, though its latent may be there.
+        assert len(frames) >= 60 - (int(missing[1]) if missing else 0)
 
 
 def test_a_kill_leaves_a_readable_file(tiny_model_path: Path, tmp_path: Path) -> None:
