@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from activations import ACTIVATIONS
 from torch import Tensor
 
 from edgevae import torch_ops as torch_ops  # registers the operators
@@ -15,14 +16,6 @@ from edgevae import torch_ops as torch_ops  # registers the operators
 OPS = torch.ops.edgevae
 # As in test_layers.py: float32 sums of k products, nine-product forms four times as much.
 EPSILON = 2.0**-24
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda y: y,
-    "relu": F.relu,
-    "leaky_relu": lambda y: F.leaky_relu(y, 0.2),
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "softplus": F.softplus,
-}
 CASES = [  # n, i, o, h, w, kernel, stride, padding, mode; None as kernel: upsample_conv
     (1, 4, 32, 16, 16, 4, 2, 1, "zeros"),
     (2, 16, 37, 24, 20, 4, 2, 1, "replicate"),

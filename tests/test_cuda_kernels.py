@@ -15,18 +15,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from activations import ACTIVATIONS
 from cuda_bounds import PRECISIONS, check, rounded, session
 
 from edgevae import _core
-
-ACTIVATIONS: dict[str, Any] = {
-    "none": lambda y: y,
-    "relu": F.relu,
-    "leaky_relu": lambda y: F.leaky_relu(y, 0.2),
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "softplus": F.softplus,
-}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conv_cases import ACTIVATIONS, CASES, OPS, assert_close, definition, operator, tensors
+from activations import ACTIVATIONS
+from conv_cases import CASES, OPS, assert_close, definition, operator, tensors
 from torch import Tensor
 
 from edgevae import _core, torch_ops

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -93,12 +93,19 @@ def _field(name: str, show: Callable[[float], str]) -> Callable[[Row], str]:
     return lambda row: NOTHING if (value := getattr(row, name)) is None else show(value)
 
 
-def _figure(show: Callable[[float], str], *names: str) -> Callable[[Row], str]:
+class Scored(Protocol):
+    """A row of any table with ``figures`` as ``training.metrics`` names them."""
+
+    @property
+    def figures(self) -> dict[str, float]: ...
+
+
+def figure(show: Callable[[float], str], *names: str) -> Callable[[Scored], str]:
     """The first of ``names`` that the row has."""
     return lambda row: next((show(row.figures[name]) for name in names if name in row.figures), NOTHING)
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
     return f"{value:.3f}"
 
 
@@ -111,13 +118,13 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("latent", lambda row: str(row.latent_dim)),
     ("bytes", lambda row: str(row.latent_bytes)),
     ("MSE/image", lambda row: significant(row.mse, 4)),
-    ("PSNR dB", _figure("{:.2f}".format, "color_psnr", "grey_psnr")),
-    ("SSIM", _figure(_share, "ssim")),
-    ("depth RMSE m", _figure(_share, "depth_rmse_m")),
-    ("AbsRel", _figure(_share, "depth_absrel")),
-    ("δ<1.25", _figure(_share, "depth_delta1")),
-    ("KL nats", _figure(significant, "kl")),
-    ("active", _figure("{:.0f}".format, "active_units")),
+    ("PSNR dB", figure("{:.2f}".format, "color_psnr", "grey_psnr")),
+    ("SSIM", figure(share, "ssim")),
+    ("depth RMSE m", figure(share, "depth_rmse_m")),
+    ("AbsRel", figure(share, "depth_absrel")),
+    ("δ<1.25", figure(share, "depth_delta1")),
+    ("KL nats", figure(significant, "kl")),
+    ("active", figure("{:.0f}".format, "active_units")),
     ("encode ms", _field("encode_ms", significant)),
     ("×", _field("encode_ratio", _times)),
     ("decode ms", _field("decode_ms", significant)),

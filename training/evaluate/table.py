@@ -9,36 +9,27 @@ import numpy as np
 
 from edgevae.bench.report import aligned
 
-from ..compare_rows import NOTHING, significant
+from ..compare_rows import NOTHING, figure, share, significant
 from .coverage import NOMINAL, Covered
 from .judging import Judged, Line
-
-
-def _figure(*names: str, show: Callable[[float], str]) -> Callable[[Line], str]:
-    return lambda row: next((show(row.figures[name]) for name in names if name in row.figures), NOTHING)
-
-
-def _share(value: float) -> str:
-    return f"{value:.3f}"
-
 
 COLUMNS: tuple[tuple[str, Callable[[Line], str]], ...] = (
     ("", lambda row: row.name),
     ("depth", lambda row: row.depth or NOTHING),
     ("numbers", lambda row: row.packed or NOTHING),
     ("bytes", lambda row: str(row.bytes)),
-    ("MSE/image", _figure("mse_per_image", show=lambda value: significant(value, 4))),
-    ("MSE min-max", _figure("mse_minmax", show=lambda value: significant(value, 4))),
-    ("PSNR dB", _figure("color_psnr", "grey_psnr", show="{:.2f}".format)),
-    ("SSIM", _figure("ssim", show=_share)),
-    ("MS-SSIM", _figure("ms_ssim", show=_share)),
-    ("RMSE m", _figure("depth_rmse_m", show=_share)),
-    ("AbsRel", _figure("depth_absrel", show=_share)),
-    ("seen", _figure("depth_absrel_seen", show=_share)),
-    ("guessed", _figure("depth_absrel_guessed", show=_share)),
-    ("δ<1.25", _figure("depth_delta1", show=_share)),
-    ("edges px", _figure("depth_edge_px", show="{:.2f}".format)),
-    ("std", _figure("posterior_std", show=_share)),
+    ("MSE/image", figure(lambda value: significant(value, 4), "mse_per_image")),
+    ("MSE min-max", figure(lambda value: significant(value, 4), "mse_minmax")),
+    ("PSNR dB", figure("{:.2f}".format, "color_psnr", "grey_psnr")),
+    ("SSIM", figure(share, "ssim")),
+    ("MS-SSIM", figure(share, "ms_ssim")),
+    ("RMSE m", figure(share, "depth_rmse_m")),
+    ("AbsRel", figure(share, "depth_absrel")),
+    ("seen", figure(share, "depth_absrel_seen")),
+    ("guessed", figure(share, "depth_absrel_guessed")),
+    ("δ<1.25", figure(share, "depth_delta1")),
+    ("edges px", figure("{:.2f}".format, "depth_edge_px")),
+    ("std", figure(share, "posterior_std")),
 )
 NAMES = 3  # columns that are no numbers
 LEGEND = (
