@@ -175,7 +175,10 @@ def test_upsample_conv2d(isa: str, case: tuple[Any, ...], threads: int, rng: np.
     [
         (8, 6, 5, 5, 4, 2, 1, 0),
         (3, 5, 4, 3, 3, 2, 1, 1),
-        (16, 32, 7, 7, 2, 2, 0, 0),
+        (16, 32, 7, 7, 2, 2, 0, 0),  # patches beside each other
+        (9, 4, 5, 3, 4, 4, 0, 0),
+        (3, 1, 2, 4, 3, 3, 0, 0),
+        (6, 5, 4, 3, 2, 2, 0, 1),  # a row and a column beyond the patches
         (5, 4, 3, 3, 5, 3, 2, 1),
         (4, 4, 3, 3, 2, 3, 0, 0),  # phases that no tap reaches
         (4, 3, 1, 1, 4, 1, 0, 0),
@@ -373,6 +376,7 @@ def test_an_image_of_one_channel_is_a_vector_as_it_lies(isa: str, rng: np.random
 # and sums below 2^24: then every instruction set gives the very bits of int8_oracle.py.
 
 DOUBLE = {"stride": 2, "padding": 1}
+PATCHES: dict[str, Any] = {"stride": 4, "padding": 0}
 INT8: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {  # fields, weight, input
     "conv2d 4x4": ({"stride": 2, "padding": 1, "padding_mode": "zeros"}, (128, 64, 4, 4), (1, 64, 8, 8)),
     "conv2d 3x3": ({"stride": 1, "padding": 1, "padding_mode": "replicate"}, (7, 5, 3, 3), (2, 5, 9, 6)),
@@ -392,6 +396,7 @@ INT8: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {  # 
     "conv_transpose2d columns": ({**DOUBLE, "output_padding": 1}, (6, 3, 3, 3), (2, 6, 4, 3)),
     "conv_transpose2d direct": ({**DOUBLE, "output_padding": 1}, (6, 17, 3, 3), (2, 6, 4, 3)),
     "conv_transpose2d no tap": ({"stride": 3, "padding": 0, "output_padding": 0}, (5, 6, 2, 2), (1, 5, 3, 3)),
+    "conv_transpose2d patches": ({**PATCHES, "output_padding": 0}, (7, 4, 4, 4), (2, 7, 3, 5)),
     "linear": ({}, (37, 130), (5, 130)),
     "linear one": ({}, (1, 1), (1, 1)),
 }  # fmt: skip
@@ -433,7 +438,9 @@ def test_int8(isa: str, name: str, threads: int, rng: np.random.Generator) -> No
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("name", [name for name in INT8 if not name.startswith("linear")])
+@pytest.mark.parametrize(
+    "name", [name for name in INT8 if not name.startswith(("linear", "conv_transpose2d patches"))]
+)
 def test_int8_layers_pass_bytes_on(isa: str, name: str, threads: int, rng: np.random.Generator) -> None:
     """The first layer gives the uint8 numbers that the second takes: no float image lies between them."""
     fields, shape, size = INT8[name]
