@@ -17,8 +17,19 @@ import torch
 from edgevae.errors import SourceError
 from edgevae.preprocess import DepthEncoding, FloatArray, InputSpec, pack, pack_with_mask
 from training.data import FramesDataModule, SetOptions, open_set
-from training.data.augment import AugmentOptions, all_taken, dropped, jitter, pierced, place, taken
-from training.data.frames import Frames
+from training.data.augment import (
+    GRID,
+    AugmentOptions,
+    Place,
+    all_taken,
+    dropped,
+    jitter,
+    pierced,
+    place,
+    taken,
+)
+from training.data.draws import Draws
+from training.data.frames import Frames, filled
 from training.data.prepare import DEPTH_UNIT_M
 from training.data.sets import FrameSet, open_reader
 from training.data.splits import Split, split
@@ -258,6 +269,45 @@ def test_dropped_depth() -> None:
     assert 0.2 < (parts == 1).mean() < 0.4
     assert 0.2 < ((parts > 0) & (parts < 1)).mean() < 0.4
     assert dropped((32, 40), AugmentOptions(), rng).sum() == 0
+
+
+def test_half_of_the_blocks_are_cells_of_a_grid() -> None:
+    rng = np.random.default_rng(0)
+    options = AugmentOptions(drop_blocks=1.0)
+    masks = [dropped((32, 40), options, rng) for _ in range(300)]
+    shares = np.array([mask.mean() for mask in masks])
+    assert (shares > 0.55).mean() > 0.15  # rectangles alone rarely take so much
+    # Rows of a grid repeat: cells are several pixels high
+    assert all((mask[1:] == mask[:-1]).all(1).sum() >= 32 - 1 - 2 * GRID for mask in masks)
+
+
+def test_a_crop_is_nearer(tmp_path: Path) -> None:
+    """A quarter of a picture, stretched to all of it, is what stands at half the distance."""
+    assert Place(0, 0, 32, 32, 0, 0, False).zoom((64, 64)) == 0.5
+    assert Place(0, 0, 64, 16, 0, 0, False).zoom((64, 64)) == 0.5
+    write_pair(tmp_path / "data" / "wall", "0", 0)
+    assert cv2.imwrite(str(tmp_path / "data" / "wall" / "depth" / "0.png"), np.full((H, W), 4000, np.uint16))
+    frames = Frames(
+        opened(tmp_path, kind="pairs", path="wall", licence="CC0"), [0], SPEC, AugmentOptions(crop=0.5)
+    )
+    one = np.array([0])
+    images = [frames.batch(Draws(epoch, one, one))["target"].numpy()[0, 3] for epoch in range(40)]
+    assert SPEC.depth is not None
+    metres = np.array([SPEC.depth.to_metres(image) for image in images])
+    assert np.ptp(metres, axis=(1, 2)).max() < 1e-3  # a wall stays one
+    assert 1.95 < metres.min() < 2.6
+    assert 3.2 < metres.max() < 4.001
+
+
+def test_missing_depth_is_filled_with_the_mean_of_the_frame() -> None:
+    target = torch.zeros(2, 4, 2, 2)
+    target[:, 3] = torch.tensor([[0.2, 0.4], [-1.5, -1.5]])
+    valid = target[:, 3] > -1
+    got = filled(target, valid)
+    torch.testing.assert_close(got[0, 3], torch.tensor([[0.2, 0.4], [0.3, 0.3]]))
+    assert (got[:, :3] == 0).all()
+    assert (filled(target, torch.zeros_like(valid))[:, 3] == 0).all()
+    assert filled(target[:, :3], valid) is not None
 
 
 def step_in_depth(rows: int = 32, columns: int = 40) -> tuple[FloatArray, npt.NDArray[np.bool_]]:

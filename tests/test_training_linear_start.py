@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,10 +33,21 @@ def batches(x: Tensor) -> Iterator[Tensor]:
     yield from x.split(50)
 
 
-@pytest.fixture(scope="module")
-def started() -> VAE:
+NETS: dict[str, dict[str, Any]] = {
+    "halvings": {"width": 8, "decoder_widths": [24, 32, 24]},
+    "patches": {
+        "patch": 4,
+        "encoder_widths": [24, 32],
+        "decoder_widths": [24, 32],
+        "head_width": LATENTS + 3,
+    },
+}
+
+
+@pytest.fixture(scope="module", params=NETS)
+def started(request: pytest.FixtureRequest) -> VAE:
     torch.manual_seed(0)
-    net = training.models.build("rgbd-vae", width=8, latent_dim=LATENTS, size=32, decoder_widths=[24, 32, 24])
+    net = training.models.build("rgbd-vae", latent_dim=LATENTS, size=32, **NETS[request.param])
     assert linear_start(net, batches(smooth(300, 0)), 250) == 250
     return net.eval()
 
@@ -98,3 +110,22 @@ def test_it_refuses_what_it_cannot_start() -> None:
     narrow = training.models.build("rgbd-vae", width=2, latent_dim=LATENTS, size=32)
     with pytest.raises(EdgevaeError, match=r"8 lines reach a latent of 12"):
         linear_start(narrow, batches(smooth(50, 0)), 50)
+    short = training.models.build(
+        "rgbd-vae", latent_dim=LATENTS, size=32, **NETS["patches"] | {"head_width": 8}
+    )
+    with pytest.raises(EdgevaeError, match=r"head_width is 8, .* at least the latent's 12; widen it"):
+        linear_start(short, batches(smooth(50, 0)), 50)
+
+
+def test_depth_counts_by_how_little_it_varies() -> None:
+    """A tenth of the detail in depth, and a tenth of the error is left in it, for the same share of both."""
+    x = smooth(300, 0)
+    x[:, 3] /= 10
+    torch.manual_seed(0)
+    net = training.models.build("rgbd-vae", latent_dim=LATENTS, size=32, **NETS["halvings"])
+    linear_start(net, batches(x), 250)
+    held = smooth(100, 1)
+    held[:, 3] /= 10
+    with torch.no_grad():
+        error = (net.eval()(held).y - held).square().mean((0, 2, 3)) / held.var((0, 2, 3))
+    assert error[3] < 2 * error[:3].mean()

@@ -267,6 +267,10 @@ def test_weights_keep_the_names_that_checkpoints_have() -> None:
     [
         ("vae", {}, "rgbd-vae"),
         ("rgbd-vae", {"size": 100}, "multiples of 32"),
+        ("rgbd-vae", {"size": 72, "patch": 4}, "wanted multiples of 64"),
+        ("rgbd-vae", {"patch": 3}, "patch is 3, wanted one of .2, 4."),
+        ("rgbd-vae", {"encoder_widths": [8] * 6}, "encoder_widths is .*, wanted at most 5 numbers"),
+        ("rgbd-vae", {"head_width": -1}, "head_width is -1, wanted"),
         ("rgbd-vae", {"channels": 2}, "channels is 2, wanted 1 .grey., 3"),
         ("rgbd-vae", {"channels": "4"}, "channels is '4', wanted"),
         ("rgbd-vae", {"width": 0}, "width is 0, wanted a whole number"),

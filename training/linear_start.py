@@ -6,12 +6,15 @@ LeakyReLU lets a straight line through if two channels carry it with opposite si
 nearly in the decoder (the better, the smaller the cells that its linear layer makes), and training starts
 from there instead of finding the way there first.
 
-* Each convolution of the encoder takes, of the 2x2 cells that it merges, the principal components of what
-  these cells hold, half as many as it has channels; the head takes those of the whole picture.
+* Each convolution of the encoder takes, of the 2x2 (or 4x4) cells that it merges, the principal components of
+  what these cells hold, half as many as it has channels; the head takes those of the whole picture.
 * The decoder's linear layer makes the principal components of each cell's part of the reconstruction. Each
   doubling is fitted by least squares to those of the parts half as wide, the last one to the pixels.
 * The posterior is that of probabilistic principal components (Tipping and Bishop, 1999): with s^2 the error
   of a pixel, a component of variance v has the standard deviation s / sqrt(v + s^2) once it is scaled to 1.
+
+Depth counts as much more than colour as it varies less within cells of 8x8 pixels: what a codec loses is such
+detail, and a calibrated likelihood (``training.losses``) weighs the loss of each by its inverse.
 
 Going through cells costs little and regularizes: on frames held out, the codec is better than principal
 components of whole pictures fitted to as many frames.
@@ -31,6 +34,7 @@ from edgevae.errors import EdgevaeError
 from .models import VAE
 
 LOCAL = 384  # frames from which local components and doublings are fitted
+DETAIL = 8  # pixels: what varies within cells of so many a side is lost for the most part
 _AT_ONCE = 64
 _RIDGE = 1e-4  # of the mean of the diagonal
 _FARTHEST = 0.9  # of tanh, whose inverse is fitted
@@ -89,9 +93,11 @@ def linear_start(net: VAE, batches: Iterable[Tensor], frames: int) -> int:
     was = net.training
     net.eval()
     try:
-        lines, scale = _start_convolutions(net, x[:LOCAL].float())
-        basis = _start_head(net, x, lines, scale)
-        _start_decoder(net, x[:LOCAL].float(), _mean(x), basis)
+        some = x[:LOCAL].float()
+        weights = _weights(some)
+        lines, scale = _start_convolutions(net, some, weights)
+        basis = _start_head(net, x, lines, scale, weights)
+        _start_decoder(net, some, _mean(x), basis, weights)
     finally:
         net.train(was)
     return len(x)
@@ -106,14 +112,24 @@ def _taken(batches: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
             return
 
 
-def _start_convolutions(net: VAE, x: Tensor) -> tuple[Line, Tensor]:
+def _weights(x: Tensor) -> Tensor:
+    """What each channel counts, (C, 1, 1): colour 1, depth by how much less it varies within cells."""
+    weights = torch.ones(x.shape[1], 1, 1)
+    if x.shape[1] == 4:
+        detail = (x - F.interpolate(F.avg_pool2d(x, DETAIL), scale_factor=DETAIL)).square().mean((0, 2, 3))
+        weights[3] = (detail[:3].mean() / detail[3].clamp(min=1e-8)).sqrt()
+    return weights
+
+
+def _start_convolutions(net: VAE, x: Tensor, weights: Tensor) -> tuple[Line, Tensor]:
     """The encoder's convolutions; the lines after the last one and their standard deviations (count,)."""
-    line, scale = Line(x.shape[1], x.shape[1], 0.0), torch.ones(x.shape[1])
+    line, scale = Line(x.shape[1], x.shape[1], 0.0), weights.flatten()
     for conv, norm, activation in _blocks(net.encoder):
-        count = min(conv.out_channels // 2, 4 * line.count)
-        parts = _cells(line.read(x) * scale[:, None, None], 2)
-        axes = _principal(parts, count).T.reshape(count, line.count, 2, 2)
-        kernel = F.pad(line.weights(axes * scale[:, None, None]), (1, 1, 1, 1))  # 2x2 in the middle of 4x4
+        side, around = conv.stride[0], int(conv.padding[0])  # 2x2 in the middle of 4x4, or all of it
+        count = min(conv.out_channels // 2, side * side * line.count)
+        parts = _cells(line.read(x) * scale[:, None, None], side)
+        axes = _principal(parts, count).T.reshape(count, line.count, side, side)
+        kernel = F.pad(line.weights(axes * scale[:, None, None]), (around,) * 4)
         _set_pairs(conv, kernel, torch.zeros(count))
         x = _normalized(norm, activation, _run([conv], x))
         line = Line(count, conv.out_channels, 1 + activation.negative_slope)
@@ -121,10 +137,11 @@ def _start_convolutions(net: VAE, x: Tensor) -> tuple[Line, Tensor]:
     return line, scale
 
 
-def _start_head(net: VAE, x: Tensor, line: Line, scale: Tensor) -> Tensor:
-    """The encoder's linear layer; by what a latent of 1 moves the picture, (latent_dim, C, h, w)."""
-    body, head, latents = list(net.encoder)[:-2], net.encoder[-1], net.latent_dim
-    assert isinstance(head, nn.Linear)
+def _start_head(net: VAE, x: Tensor, line: Line, scale: Tensor, weights: Tensor) -> Tensor:
+    """The encoder's end; by what a latent of 1 moves the picture, (latent_dim, C, h, w)."""
+    latents = net.latent_dim
+    body = [layer for layer in net.encoder if not isinstance(layer, (nn.Flatten, nn.Linear))]
+    heads = [layer for layer in net.encoder if isinstance(layer, nn.Linear)]
     lines = torch.cat([line.read(_run(body, part.float())) for part in x.split(_AT_ONCE)])
     rows = (lines * scale[:, None, None]).flatten(1)
     if rows.shape[1] < latents:
@@ -138,42 +155,68 @@ def _start_head(net: VAE, x: Tensor, line: Line, scale: Tensor) -> Tensor:
     basis = torch.zeros(latents, x[0].numel())
     for some, part in zip(z.split(_AT_ONCE), x.split(_AT_ONCE), strict=True):
         basis += some.T @ part.float().flatten(1) / len(x)
-    spread = basis.square().sum(1)
-    error = max(_variance(x) - float(spread.sum()), 1e-6) / x[0].numel()  # of a pixel
+    basis = basis.view(latents, *x.shape[1:])
+    spread = (basis * weights).square().sum((1, 2, 3))
+    error = max(_variance(x, weights) - float(spread.sum()), 1e-6) / x[0].numel()  # of a pixel
     std = (error / (spread + error)).sqrt().clamp(min=1e-3)
     kernel = onto.T.reshape(latents, *lines.shape[1:]) * scale[:, None, None]
-    head.weight.zero_()
-    head.weight[:latents] = line.weights(kernel).flatten(1)
-    head.bias.copy_(torch.cat([-(middle @ onto), torch.log(torch.expm1(std))]))
-    return basis.view(latents, *x.shape[1:])
+    _set_head(heads, line.weights(kernel).flatten(1), -(middle @ onto), torch.log(torch.expm1(std)))
+    return basis
 
 
-def _start_decoder(net: VAE, x: Tensor, mean: Tensor, basis: Tensor) -> None:
+def _set_head(heads: list[nn.Linear], kernel: Tensor, bias: Tensor, scale: Tensor) -> None:
+    """The mean by ``kernel`` (latent_dim, features) and ``bias``, the raw scale the same for every picture.
+
+    Of two layers the first makes the mean, the second hands it on; numbers between them beyond the latent
+    keep their weights, for what the scale may depend on later.
+    """
+    latents, (first, last) = len(kernel), (heads[0], heads[-1])
+    if first is not last and first.out_features < latents:
+        raise EdgevaeError(
+            f"head_width is {first.out_features}, and a linear start takes at least the latent's {latents}; "
+            "widen it, or set model.start: random."
+        )
+    last.weight.zero_()
+    last.bias[latents:] = scale
+    first.weight[:latents], first.bias[:latents] = kernel, bias
+    if first is not last:
+        last.weight[:latents, :latents] = torch.eye(latents)
+        last.bias[:latents] = 0
+
+
+def _start_decoder(net: VAE, x: Tensor, mean: Tensor, basis: Tensor, weights: Tensor) -> None:
     linear, cells, last = net.decoder[0], net.decoder[1], net.decoder[-2]
     assert isinstance(linear, nn.Linear)
     assert isinstance(cells, nn.Unflatten)
-    assert isinstance(last, nn.Conv2d)
+    assert isinstance(last, (nn.Conv2d, nn.ConvTranspose2d))
     z = net.posterior_of(x)[0]
     wanted = mean + torch.einsum("nl,lchw->nchw", z, basis)
     count, height, _ = cells.unflattened_size
     side = net.input.height // height
-    parts = _cells(wanted, side)
+    weighted, basis = wanted * weights, basis * weights
+    parts = _cells(weighted, side)
     lines = min(count, parts.shape[1])
     axes = _principal(parts, lines)
     scale = _onto(axes, parts).std((0, 2, 3)).clamp(min=1e-6)[:, None, None]
     linear.weight.view(count, -1, net.latent_dim)[:lines] = (
         (_onto(axes, _cells(basis, side)) / scale).flatten(2).permute(1, 2, 0)
     )
-    linear.bias.view(count, -1)[:lines] = (_onto(axes, _cells(mean[None], side))[0] / scale).flatten(1)
+    linear.bias.view(count, -1)[:lines] = (
+        _onto(axes, _cells((mean * weights)[None], side))[0] / scale
+    ).flatten(1)
     x, line = _run([linear, cells], z), Line(lines, count, 0.0)
     for conv, norm, activation in _blocks(net.decoder):
         side //= 2
-        parts = _cells(wanted, side)
+        parts = _cells(weighted, side)
         lines = min(conv.out_channels // 2, parts.shape[1])
         _set_pairs(conv, *_fitted(line, x, _onto(_principal(parts, lines), parts)))
         x = _normalized(norm, activation, _run([_DOUBLE, conv], x))
         line = Line(lines, conv.out_channels, 1 + activation.negative_slope)
-    kernel, bias = _fitted(line, x, torch.atanh(wanted.clamp(-_FARTHEST, _FARTHEST)))
+    wanted = torch.atanh(wanted.clamp(-_FARTHEST, _FARTHEST))
+    if isinstance(last, nn.Conv2d):
+        kernel, bias = _fitted(line, x, wanted)
+    else:
+        kernel, bias = _fitted_patches(line, x, wanted)
     last.weight.copy_(kernel)
     assert last.bias is not None
     last.bias.copy_(bias)
@@ -231,10 +274,25 @@ def _fitted(line: Line, x: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         rows = torch.cat([taps, torch.ones(len(part), 1, taps.shape[2])], 1).permute(1, 0, 2).flatten(1)
         gram += rows @ rows.T
         moment += rows @ target.flatten(2).permute(1, 0, 2).flatten(1).T
-    gram.diagonal().add_(_RIDGE * float(gram.diagonal().mean()))
-    solved = torch.linalg.solve(gram.double(), moment.double()).float()
+    solved = _solved(gram, moment)
     kernel = solved[:-1].T.reshape(outputs, line.count, 3, 3)
     return line.weights(kernel), solved[-1]
+
+
+def _fitted_patches(line: Line, x: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The transposed kernel on channels, (of, C, s, s), and the bias, that make ``wanted`` (N, C, sh, sw)."""
+    channels, side = wanted.shape[1], wanted.shape[2] // x.shape[2]
+    rows = line.read(x).permute(1, 0, 2, 3).flatten(1)
+    rows = torch.cat([rows, torch.ones(1, rows.shape[1])])
+    solved = _solved(rows @ rows.T, rows @ _cells(wanted, side).permute(1, 0, 2, 3).flatten(1).T)
+    kernel = solved[:-1].T.reshape(channels * side**2, line.count)
+    of_channels = line.weights(kernel).T.reshape(line.of, channels, side, side)
+    return of_channels, solved[-1].view(channels, -1).mean(1)  # one bias for all pixels of a patch
+
+
+def _solved(gram: Tensor, moment: Tensor) -> Tensor:
+    gram.diagonal().add_(_RIDGE * float(gram.diagonal().mean()))
+    return torch.linalg.solve(gram.double(), moment.double()).float()
 
 
 _DOUBLE = nn.Upsample(scale_factor=2, mode="nearest")
@@ -267,7 +325,8 @@ def _mean(x: Tensor) -> Tensor:
     return sum((part.float().sum(0) for part in x.split(_AT_ONCE)), torch.zeros(x.shape[1:])) / len(x)
 
 
-def _variance(x: Tensor) -> float:
-    """Summed over all numbers of a frame."""
+def _variance(x: Tensor, weights: Tensor) -> float:
+    """Of weighted frames, summed over all numbers of a frame."""
     mean = _mean(x)
-    return sum(float((part.float() - mean).square().sum()) for part in x.split(_AT_ONCE)) / len(x)
+    parts = (((part.float() - mean) * weights).square().sum() for part in x.split(_AT_ONCE))
+    return sum(map(float, parts)) / len(x)

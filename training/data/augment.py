@@ -6,6 +6,7 @@ of an epoch comes out the same whoever prepares it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from edgevae.preprocess import InputSpec
 from .holes import beyond, holes
 
 Bool = npt.NDArray[np.bool_]
+GRID = 12  # most cells of the grid of drop_blocks in one direction
 
 
 @dataclass
@@ -26,14 +28,16 @@ class AugmentOptions:
     """What is done to a training frame, each with its own random draw; nothing by default.
 
     Attributes:
-        crop: smallest part of height and of width that a random crop keeps; 1 for no crop.
+        crop: smallest part of height and of width that a random crop keeps; 1 for no crop. Things look nearer
+            in a crop, and metric depth becomes so: :meth:`Place.zoom`.
         shift: largest move in each direction, as a part of height and of width; the border is repeated.
         mirror: probability that left and right are exchanged.
         jitter: gain of up to +- this for the image, and half of it for each channel of a colour image; 0 for
             none.
         drop_depth: probability that the encoder sees no depth at all.
-        drop_blocks: probability that it sees depth with some rectangles missing.
-        drop_holes: probability that it sees depth with such holes as cameras leave, beside any rectangles:
+        drop_blocks: probability that it sees depth without some rectangles, or without some of the cells of
+            a grid, each half of the time.
+        drop_holes: probability that it sees depth with such holes as cameras leave, beside any blocks:
             ``training.data.holes``.
         drop_range: probability that it sees no depth that is nearer or farther than a range of the frame's,
             likewise.
@@ -78,6 +82,16 @@ class Place(NamedTuple):
     down: int
     right: int
     mirrored: bool
+
+    def zoom(self, shape: tuple[int, ...]) -> float:
+        """By what metric depth is multiplied when a crop of an image of ``shape`` (H, W) fills the picture.
+
+        A part of height s H and width s W, stretched to the whole, is what the same camera would see of a
+        scene that is 1 / s as large at the same distance, or of the same one at s times the distance. Which
+        of the two colour alone cannot tell; taking the second keeps the camera that of the other frames (the
+        canonical camera of Yin et al., "Metric3D", ICCV 2023, section 3.1).
+        """
+        return math.sqrt(self.height / shape[0] * self.width / shape[1])
 
 
 def place(shape: tuple[int, ...], options: AugmentOptions, rng: np.random.Generator) -> Place:
@@ -146,11 +160,16 @@ def dropped(shape: tuple[int, ...], options: AugmentOptions, rng: np.random.Gene
     draw = rng.random()
     if draw < options.drop_depth:
         missing[:] = True
-    elif draw < options.dropping:
+    elif draw < options.dropping - options.drop_blocks / 2:
         for _ in range(rng.integers(1, 5)):
             h, w = (max(1, int(n * rng.uniform(0.1, 0.4))) for n in shape)
             top, left = rng.integers(shape[0] - h + 1), rng.integers(shape[1] - w + 1)
             missing[top : top + h, left : left + w] = True
+    elif draw < options.dropping:
+        across = [int(rng.integers(2, GRID + 1)) for _ in shape]
+        cells = rng.random(across) < rng.uniform(0.1, 0.9)
+        rows, columns = (np.arange(n) * parts // n for n, parts in zip(shape, across, strict=True))
+        missing = cells[rows[:, None], columns]
     return missing
 
 

@@ -110,14 +110,16 @@ class Frames(Dataset[Batch]):
         for i, (frame, rng) in enumerate(zip(self.indices[draws.items], rngs, strict=True)):
             color = self.frames.color[frame]
             depth = None if spec.depth is None or self.frames.depth is None else self.frames.depth[frame]
+            unit_m = DEPTH_UNIT_M
             if augment is not None:
                 where = place(color.shape[:2], augment, rng)
+                unit_m *= where.zoom(color.shape[:2])
                 color, depth = taken(color, where), None if depth is None else taken(depth, where)
                 color = jitter(color, augment, rng)
                 if spec.depth is not None:
                     missing[i] = dropped((h, w), augment, rng)
             rgb = color if color.ndim == 3 else np.repeat(color[..., None], 3, axis=2)
-            target[i], readings = pack_with_mask(rgb, depth, spec, depth_scale=DEPTH_UNIT_M)
+            target[i], readings = pack_with_mask(rgb, depth, spec, depth_scale=unit_m)
             if spec.depth is not None:
                 valid[i] = readings
                 if augment is not None and not missing[i].all():
@@ -153,6 +155,16 @@ def beyond_range(
     assert spec.depth is not None
     target[:, 3][~valid] = spec.depth.to_network(spec.depth.max_m)
     return target, np.ones_like(valid)
+
+
+def filled(target: Tensor, valid: Tensor) -> Tensor:
+    """Targets (N, C, h, w), depth the mean of the frame's readings where it is not ``valid`` (N, h, w)."""
+    if target.shape[1] < 4 or bool(valid.all()):
+        return target
+    depth = target[:, 3] * valid
+    mean = depth.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+    depth = torch.where(valid, depth, mean[:, None, None])
+    return torch.cat([target[:, :3], depth[:, None]], 1)
 
 
 class Mixture(Dataset[Batch]):
