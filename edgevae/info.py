@@ -14,10 +14,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import model_file
+from . import model_file, zoo
 from .model import load
 
 Tensors = dict[str, npt.NDArray[Any]]
+
+# Of the provenance, as 'python -m training card' writes it.
+CARD = ("title", "intended_use", "limits", "evaluation", "speed")
+FIGURES = {
+    "mse_per_image": ("MSE", "{:.0f}"),
+    "mse_minmax": ("MSE min-max", "{:.0f}"),
+    "color_psnr": ("PSNR dB", "{:.2f}"),
+    "ssim": ("SSIM", "{:.3f}"),
+    "depth_absrel": ("AbsRel", "{:.3f}"),
+    "depth_delta1": ("δ<1.25", "{:.3f}"),
+    "depth_rmse_m": ("RMSE m", "{:.2f}"),
+}
 
 
 def describe(path: Path | None) -> dict[str, Any]:
@@ -57,12 +69,80 @@ def show(about: dict[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)
+    card = {key: about["provenance"][key] for key in CARD if key in about["provenance"]}
+    if card:
+        for part in _card(card):
+            console.print(part)
+            console.print()
     console.print(_facts(about))
     for half in ("encoder", "decoder"):
         console.print()
         console.print(_layer_table(half, about[half]))
     console.print()
     console.print(_provenance_table(about["provenance"]))
+
+
+def overview() -> list[dict[str, Any]]:
+    """What there is to choose among the shipped models, a document for each."""
+    return [describe(zoo.path_of(name)) | {"shipped_as": name} for name in zoo.shipped()]
+
+
+def show_overview(models: list[dict[str, Any]]) -> None:
+    """Print ``overview``'s documents as one table."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("model", style="bold")
+    for head in ("MB", "M weights", "encode MMAC", "decode MMAC"):
+        table.add_column(head, header_style="dim", justify="right")
+    table.add_column("what", header_style="dim")
+    for about in models:
+        numbers = (
+            about["file_bytes"] / 1e6,
+            about["parameters"] / 1e6,
+            about["macs_encode"] / 1e6,
+            about["macs_decode"] / 1e6,
+        )
+        title = about["provenance"].get("title", "")
+        table.add_row(about["shipped_as"], *(f"{number:.1f}" for number in numbers), Text(title))
+    console = Console()
+    (console if console.is_terminal else Console(width=110)).print(table)
+
+
+def _card(card: dict[str, Any]) -> Iterator[Table | Text]:
+    if "title" in card:
+        yield Text(card["title"], style="bold")
+    rows = [("for", str(card["intended_use"]))] if "intended_use" in card else []
+    rows += [("but" if i == 0 else "", str(limit)) for i, limit in enumerate(card.get("limits", []))]
+    if rows:
+        yield _pairs(rows)
+    for judged in card.get("evaluation", []):
+        yield _figures(judged)
+    for speed in card.get("speed", []):
+        yield _speed(speed)
+
+
+def _figures(judged: dict[str, Any]) -> Table:
+    """Of one set, a row for each amount of depth, and what stands beside the model."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(f"{judged['set']} ({judged['frames']} frames)", style="bold")
+    shown = [(key, *named) for key, named in FIGURES.items() if any(key in row for row in judged["rows"])]
+    for _, head, _ in shown:
+        table.add_column(head, header_style="dim", justify="right")
+    for row in judged["rows"]:
+        name = f"depth {row['depth']}" if row["name"] == "model" and row.get("depth") else row["name"]
+        table.add_row(name, *(form.format(row[key]) if key in row else "-" for key, _, form in shown))
+    return table
+
+
+def _speed(speed: dict[str, Any]) -> Table:
+    """How much longer than the native engine others take with this model."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(f"{speed['processor']}, {speed['threads']} threads", style="bold")
+    for operation in ("encode", "decode"):
+        table.add_column(f"{operation} takes", header_style="dim", justify="right")
+    for engine, ratios in speed["times_as_long"].items():
+        found = (ratios.get(operation) for operation in ("encode", "decode"))
+        table.add_row(engine, *("-" if ratio is None else f"{ratio:.1f} x" for ratio in found))
+    return table
 
 
 def _layers(
@@ -158,7 +238,7 @@ def _provenance_table(provenance: dict[str, Any]) -> Table:
     for name, value in provenance.get("metrics", {}).items():
         rows.append((f"metric: {name}", f"{value:.6g}" if isinstance(value, float) else str(value)))
     for key, value in provenance.items():
-        if key not in ("data", "metrics"):
+        if key not in ("data", "metrics", *CARD):
             rows.append((key, value if isinstance(value, str) else json.dumps(value)))
     return _pairs(rows or [("provenance", "not stated")])
 

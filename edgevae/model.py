@@ -18,9 +18,9 @@ from .engines import CpuEngine, CudaEngine, Engine, Tensors, check_device
 from .errors import EdgevaeError, FrameError, LatentError, ModelFileError
 from .frame import Frame
 from .preprocess import FloatArray, InputSpec, checked_arrays, pack
+from .zoo import path_of
 
 _CALIBRATE = "wanted a file that 'python -m training calibrate MODEL --sets CONFIG -o FILE' wrote."
-DEFAULT_MODEL = Path(__file__).parent / "models" / "default.safetensors"
 
 
 class Encoded(NamedTuple):
@@ -490,7 +490,8 @@ def load(
     """Load a model file and make it ready to run.
 
     Args:
-        path: a model file; None for the model shipped in the package.
+        path: a model file, or the name of a model in the package: "full", "edge", "full-int8", "edge-int8";
+            None for "full".
         device: "cpu"; "cuda" or "cuda:1" for an NVIDIA GPU; "auto" for the first GPU if it works and encodes
             faster than the processor, which is measured once a process for each model file and setting
             (a dozen encodes and the time CUDA takes to start; ``model.chosen_because`` says how long it was).
@@ -508,7 +509,7 @@ def load(
         EdgevaeError: an argument has a value this version does not know.
     """
     check_device(device)
-    path = Path(DEFAULT_MODEL if path is None else path)
+    path = path_of(path)
     engine: Engine
     if device.startswith("cuda"):
         engine = CudaEngine(device, precision)

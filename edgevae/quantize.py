@@ -31,6 +31,7 @@ from .preprocess import FloatArray, InputSpec, pack_with_mask
 from .quantize_layers import quantize_chain, steps
 from .sources.base import Source
 from .words import counted
+from .zoo import path_of
 
 FRAMES = 64  # taken from a source unless told otherwise
 FEWEST = 8  # six to calibrate on, two held out
@@ -148,7 +149,7 @@ def quantize_file(
         QuantizeError: the model has nothing to quantize, the frames are too few, or the loss is too large;
             nothing is written.
     """
-    source, target = Path(source), Path(target)
+    source, target = path_of(source), Path(target)
     document, tensors, digest = model_file.read(source)
     _check_model(source, document)
     _check_target(source, target)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import model_file
 from .errors import EdgevaeError
 from .torch_layers import Chain, ConcatCondition
+from .zoo import path_of
 
 
 class TorchModel(nn.Module):
@@ -61,7 +62,7 @@ def load(path: str | os.PathLike[str], *, mean_only: bool = False) -> TorchModel
     """The networks of a model file in PyTorch, layer for layer as ``docs/model-file.md`` defines them.
 
     Args:
-        path: the model file.
+        path: the model file, or the name of a shipped model.
         mean_only: leave the raw scales out of a final linear layer, as ``edgevae.Model.encode`` does:
             the work that a mean needs.
 
@@ -70,7 +71,7 @@ def load(path: str | os.PathLike[str], *, mean_only: bool = False) -> TorchModel
         EdgevaeError: it is an int8 file. PyTorch has no module for its layers, and float ones with the same
             weights would answer something else.
     """
-    document, tensors, _ = model_file.read(path)
+    document, tensors, _ = model_file.read(path_of(path))
     if document["precision"] == "int8":
         raise EdgevaeError(
             f"{path} is an int8 file, which PyTorch does not run; wanted the float file that it was made "

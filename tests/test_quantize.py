@@ -20,7 +20,7 @@ import edgevae
 from edgevae import Frame, _core, info, model_file, quantize, quantize_layers, torch_model
 from edgevae.cli import main
 from edgevae.errors import EdgevaeError, FrameError, ModelFileError, QuantizeError
-from edgevae.model import DEFAULT_MODEL, Model
+from edgevae.model import Model
 from edgevae.quantize import quantize_file, spread, vary
 from edgevae.quantize_layers import phases, quantize_chain, quantize_input
 
@@ -574,7 +574,7 @@ def test_info_of_an_int8_file(int8_path: Path, capsys: pytest.CaptureFixture[str
 def test_the_shipped_model_halves_again(tmp_path: Path, data_dir: Path) -> None:
     target = tmp_path / "m.safetensors"
     report = quantize.quantize(
-        DEFAULT_MODEL, target, f"tum:{data_dir / 'tum_fr1_rpy_100'}", frames=8, threads=1, quiet=True
+        "full", target, f"tum:{data_dir / 'tum_fr1_rpy_100'}", frames=8, threads=1, quiet=True
     )
     assert report.bytes < 0.6 * report.source_bytes
     assert report.held_out.latent_cosine_min > 0.9995

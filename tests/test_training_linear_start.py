@@ -117,6 +117,31 @@ def test_it_refuses_what_it_cannot_start() -> None:
         linear_start(short, batches(smooth(50, 0)), 50)
 
 
+def test_missing_depth_is_taken_for_the_mean() -> None:
+    """A straight line for readings, and for none of them what the mean distance would give."""
+    torch.manual_seed(0)
+    depth = {"encoding": "log", "min_m": 0.25, "max_m": 80.0, "no_reading": -1.5}
+    net = training.models.build(
+        "rgbd-vae", latent_dim=LATENTS, size=32, width=16, decoder_widths=[24, 32, 24], depth=depth
+    )
+    x = smooth(300, 0)
+    linear_start(net, batches(x), 250)
+    net.eval()
+    held = smooth(20, 1)
+    flat, none, half = held.clone(), held.clone(), held.clone()
+    flat[:, 3] = x[:250, 3].mean()
+    none[:, 3] = -1.5
+    half[:, 3, :16], half[:, 3, 16:] = -1.5, flat[:, 3, 16:]
+    with torch.no_grad():
+        wanted = net.posterior_of(flat)[0]
+        scatter = (wanted - net.posterior_of(held)[0]).square().mean().sqrt()
+        for other in (none, half):
+            assert (net.posterior_of(other)[0] - wanted).square().mean().sqrt() < 0.05 * scatter
+        ends, _ = net.posterior_of(held[:2])
+        middle, _ = net.posterior_of(held[:2].mean(0, keepdim=True))
+    torch.testing.assert_close(middle[0], ends.mean(0), atol=1e-3, rtol=1e-3)
+
+
 def test_depth_counts_by_how_little_it_varies() -> None:
     """A tenth of the detail in depth, and a tenth of the error is left in it, for the same share of both."""
     x = smooth(300, 0)

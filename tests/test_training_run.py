@@ -254,6 +254,33 @@ def test_an_interrupted_run_can_go_on(config: Path, number: signal.Signals) -> N
     assert torch.load(LAST, weights_only=True)["epoch"] == done
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_statistics_stay_those_of_the_start(
+    config: Path, frozen: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Through validation, the end of an epoch, and a resumption, which does not start again."""
+    options = ["--model.start", "linear", "--model.start_frames", 8, "--model.freeze_norm", frozen]
+    options += ["--run.average", 0, "--run.keep_every", 1]
+    assert fit(config, *options, "--trainer.max_epochs", 1) == 0
+    assert "principal components of 8 training frames" in caplog.text
+    caplog.clear()
+    assert fit(config, *options, "--trainer.max_epochs", 3, "--ckpt_path", "last") == 0
+    assert "principal components" not in caplog.text
+    first, last = (
+        torch.load(Path("run/checkpoints") / name, weights_only=True)["state_dict"]
+        for name in ("epoch-0001.ckpt", "last.ckpt")
+    )
+    names = [name for name in first if "running" in name]
+    assert names
+    assert all(torch.equal(first[name], last[name]) for name in names) == frozen
+    assert not torch.equal(first["net.encoder.0.weight"], last["net.encoder.0.weight"])
+
+
+def test_only_a_linear_start_has_statistics_to_keep() -> None:
+    with pytest.raises(ValueError, match=r"freeze_norm keeps statistics .*set start: linear"):
+        VAETask(freeze_norm=True)
+
+
 def test_early_stop(config: Path) -> None:
     # Nothing is learned at this rate.
     arguments = ["--run.early_stop", 2, "--model.optimizer.lr", 1e-12, "--run.average", 0]
@@ -272,7 +299,8 @@ def test_a_trial_of_a_few_batches_keeps_nothing(config: Path) -> None:
     assert not Path("run").exists()
 
 
-def test_two_processes_train_one_model(config: Path) -> None:
+@pytest.mark.parametrize("start", ["random", "linear"])
+def test_two_processes_train_one_model(config: Path, start: str) -> None:
     command = [
         sys.executable,
         "-W",
@@ -284,6 +312,7 @@ def test_two_processes_train_one_model(config: Path) -> None:
         "2",
     ]
     command += ["-m", "training", "fit", "--config", str(config), "--trainer.devices", "2"]
+    command += ["--model.start", start, "--model.start_frames", "8"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "--trainer.strategy", "ddp"], capture_output=True, text=True, env=environment, timeout=300

@@ -27,6 +27,7 @@ OTHERS = {
     "report": "curves, pictures and latents of a run as PNG files and one page",
     "evaluate": "a model on frames: figures, pictures, and whether it knows what it does not know",
     "calibrate": "write into a model file how far off it is and what it has seen",
+    "card": "write into a model file what it is for, and figures measured of it",
     "compare": "runs beside each other, and beside principal components",
     "throughput": "does loading data hold up training?",
 }

@@ -8,6 +8,9 @@ from there instead of finding the way there first.
 
 * Each convolution of the encoder takes, of the 2x2 (or 4x4) cells that it merges, the principal components of
   what these cells hold, half as many as it has channels; the head takes those of the whole picture.
+* The first convolution takes depth apart from colour where the network has a value of its own for no reading
+  (``no_reading`` below -1), and takes the mean distance for that: a network that would have to learn where
+  readings end is far from it, for its inputs lie many deviations from that value.
 * The decoder's linear layer makes the principal components of each cell's part of the reconstruction. Each
   doubling is fitted by least squares to those of the parts half as wide, the last one to the pixels.
 * The posterior is that of probabilistic principal components (Tipping and Bishop, 1999): with s^2 the error
@@ -35,6 +38,7 @@ from .models import VAE
 
 LOCAL = 384  # frames from which local components and doublings are fitted
 DETAIL = 8  # pixels: what varies within cells of so many a side is lost for the most part
+QUARTERS = 4  # of a cell, whose depth the first convolution takes apart
 _AT_ONCE = 64
 _RIDGE = 1e-4  # of the mean of the diagonal
 _FARTHEST = 0.9  # of tanh, whose inverse is fitted
@@ -46,25 +50,35 @@ class Line(NamedTuple):
     Attributes:
         count: lines.
         of: channels; lines come in pairs, then channels without.
-        gain: what a pair makes of its line; 0 where each channel is a line.
+        first, second: what a line takes of the two channels of its pair, (count,) each; None where each
+            channel is a line.
     """
 
     count: int
     of: int
-    gain: float
+    first: Tensor | None = None
+    second: Tensor | None = None
 
     def weights(self, on_lines: Tensor) -> Tensor:
         """(O, count, ...) to (O, of, ...)."""
-        if not self.gain:
+        if self.first is None or self.second is None:
             return on_lines
         rest = on_lines.new_zeros(len(on_lines), self.of - 2 * self.count, *on_lines.shape[2:])
-        return torch.cat([on_lines / self.gain, -on_lines / self.gain, rest], 1)
+        shape = (-1, *[1] * (on_lines.ndim - 2))
+        return torch.cat([on_lines * self.first.view(shape), on_lines * self.second.view(shape), rest], 1)
 
     def read(self, x: Tensor) -> Tensor:
         """(N, of, h, w) to (N, count, h, w)."""
-        if not self.gain:
+        if self.first is None or self.second is None:
             return x
-        return (x[:, : self.count] - x[:, self.count : 2 * self.count]) / self.gain
+        first, second = x[:, : self.count], x[:, self.count : 2 * self.count]
+        return first * self.first[:, None, None] + second * self.second[:, None, None]
+
+
+def _pairs(count: int, activation: nn.LeakyReLU, of: int) -> Line:
+    """Lines of which one channel has x, the other -x, through LeakyReLU."""
+    share = torch.full((count,), 1 / (1 + activation.negative_slope))
+    return Line(count, of, share, -share)
 
 
 @torch.no_grad()
@@ -123,18 +137,73 @@ def _weights(x: Tensor) -> Tensor:
 
 def _start_convolutions(net: VAE, x: Tensor, weights: Tensor) -> tuple[Line, Tensor]:
     """The encoder's convolutions; the lines after the last one and their standard deviations (count,)."""
-    line, scale = Line(x.shape[1], x.shape[1], 0.0), weights.flatten()
+    line, scale = Line(x.shape[1], x.shape[1]), weights.flatten()
+    depth = net.input.depth
     for conv, norm, activation in _blocks(net.encoder):
         side, around = conv.stride[0], int(conv.padding[0])  # 2x2 in the middle of 4x4, or all of it
         count = min(conv.out_channels // 2, side * side * line.count)
-        parts = _cells(line.read(x) * scale[:, None, None], side)
-        axes = _principal(parts, count).T.reshape(count, line.count, side, side)
-        kernel = F.pad(line.weights(axes * scale[:, None, None]), (around,) * 4)
+        weighted = line.read(x) * scale[:, None, None]
+        apart = line.first is None and depth is not None and depth.no_reading < -1 and count > QUARTERS
+        if apart:
+            kernel = torch.cat([_quarters(side), _cell_axes(weighted[:, :3], side, count - QUARTERS)])
+        else:
+            kernel = _cell_axes(weighted, side, count)
+        kernel = F.pad(line.weights(kernel * scale[:, None, None]), (around,) * 4)
         _set_pairs(conv, kernel, torch.zeros(count))
+        before, line = x, _pairs(count, activation, conv.out_channels)
         x = _normalized(norm, activation, _run([conv], x))
-        line = Line(count, conv.out_channels, 1 + activation.negative_slope)
         scale = _statistic(norm.running_var)[:count].sqrt()
+        if apart:
+            assert depth is not None
+            line = _see_holes(norm, activation, line, depth.no_reading, float(weights[3]))
+            x = _run([conv, norm, activation], before)
     return line, scale
+
+
+def _cell_axes(x: Tensor, side: int, count: int) -> Tensor:
+    """Kernels onto the principal components of the cells of (N, C, h, w), (count, 4 or C, side, side)."""
+    channels = x.shape[1]
+    kernel = _principal(_cells(x, side), count).T.reshape(-1, channels, side, side)
+    if channels == 3:  # of colour and depth, whose depth goes by itself
+        kernel = F.pad(kernel, (0, 0, 0, 0, 0, 1))
+    return kernel
+
+
+def _quarters(side: int) -> Tensor:
+    """Kernels onto the mean depth of each quarter of a cell, (4, 4, side, side)."""
+    kernel = torch.zeros(QUARTERS, 4, side, side)
+    half = side // 2
+    for i in range(QUARTERS):
+        y, x = i // 2 * half, i % 2 * half
+        kernel[i, 3, y : y + half, x : x + half] = 1 / half**2
+    return kernel
+
+
+def _see_holes(
+    norm: nn.BatchNorm2d, activation: nn.LeakyReLU, line: Line, no_reading: float, weight: float
+) -> Line:
+    """Let the pairs of the first four lines bend between the nearest distance, -1, and ``no_reading``.
+
+    With u the distance from that bend, in standard deviations, and a the slope of LeakyReLU, a pair holds
+    (u, -a u) where there is a reading and (a u, -u) where there is none. So first + second / a is 0 for all
+    readings, and (1/a - a) |u| for none: with a share of that, a line takes the mean distance where it has no
+    reading, and is a straight line for all readings.
+    """
+    assert line.first is not None
+    assert line.second is not None
+    slope = activation.negative_slope
+    mean = _statistic(norm.running_mean)[:QUARTERS]
+    std = (_statistic(norm.running_var)[:QUARTERS] + norm.eps).sqrt()
+    bend = (no_reading - 1) / 2
+    middle = (mean - weight * bend) / std  # of the readings
+    none = weight * (no_reading - bend) / std
+    norm.bias[:QUARTERS] = middle
+    norm.bias[line.count : line.count + QUARTERS] = -middle
+    share = (middle - none) / (-none * (1 / slope - slope))
+    first, second = line.first.clone(), line.second.clone()
+    first[:QUARTERS] += share
+    second[:QUARTERS] += share / slope
+    return line._replace(first=first, second=second)
 
 
 def _start_head(net: VAE, x: Tensor, line: Line, scale: Tensor, weights: Tensor) -> Tensor:
@@ -204,14 +273,14 @@ def _start_decoder(net: VAE, x: Tensor, mean: Tensor, basis: Tensor, weights: Te
     linear.bias.view(count, -1)[:lines] = (
         _onto(axes, _cells((mean * weights)[None], side))[0] / scale
     ).flatten(1)
-    x, line = _run([linear, cells], z), Line(lines, count, 0.0)
+    x, line = _run([linear, cells], z), Line(lines, count)
     for conv, norm, activation in _blocks(net.decoder):
         side //= 2
         parts = _cells(weighted, side)
         lines = min(conv.out_channels // 2, parts.shape[1])
         _set_pairs(conv, *_fitted(line, x, _onto(_principal(parts, lines), parts)))
         x = _normalized(norm, activation, _run([_DOUBLE, conv], x))
-        line = Line(lines, conv.out_channels, 1 + activation.negative_slope)
+        line = _pairs(lines, activation, conv.out_channels)
     wanted = torch.atanh(wanted.clamp(-_FARTHEST, _FARTHEST))
     if isinstance(last, nn.Conv2d):
         kernel, bias = _fitted(line, x, wanted)

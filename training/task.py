@@ -87,6 +87,8 @@ class VAETask(L.LightningModule):
         start: of the weights: "random", or "linear" (rgbd-vae): as principal components of training frames,
             see ``training.linear_start``.
         start_frames: how many frames a linear start looks at.
+        freeze_norm: BatchNorm keeps the statistics of a linear start. Those of a batch tell how much depth is
+            missing from its other frames, and a network that measures cannot have its zero moved by that.
     """
 
     def __init__(
@@ -97,11 +99,14 @@ class VAETask(L.LightningModule):
         optimizer: OptimizerOptions | None = None,
         start: str = "random",
         start_frames: int = 4096,
+        freeze_norm: bool = False,
     ) -> None:
         super().__init__()
         if start not in ("random", "linear"):
             raise ValueError(f"start is {start!r}, wanted random or linear")
-        self.start, self.start_frames = start, start_frames
+        if freeze_norm and start != "linear":
+            raise ValueError("freeze_norm keeps statistics that start: random has not; set start: linear")
+        self.start, self.start_frames, self.freeze_norm = start, start_frames, freeze_norm
         self.net = models.build(model, **(options or {}))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.likelihood = Likelihood(loss or LossOptions())
@@ -112,6 +117,7 @@ class VAETask(L.LightningModule):
         self.losses = torch.nn.ModuleDict({name: MeanMetric() for name in ("loss", "nll", "kl")})
         self.provenance: dict[str, Any] = {"metrics": {}}
         self._elapsed_s = 0.0  # of training, over all resumptions
+        self._resumed = False
         self._tick_s: float | None = None
 
     # The run
@@ -139,11 +145,25 @@ class VAETask(L.LightningModule):
                 f"{' (' + ', '.join(classes[:12]) + ')' if classes else ''}; set the model's number of "
                 "classes to the data's, or take sets with labels."
             )
-        if stage == "fit" and self.start == "linear" and self.trainer.ckpt_path is None:
+
+    def on_fit_start(self) -> None:
+        """Begin with the weights asked for, unless a checkpoint has brought its own by now."""
+        if self.start == "linear" and not self._resumed:
+            datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
             rank_zero_info(f"weights start as principal components of {self.start_frames} training frames")
             linear_start(self.net, datamodule.drawn(self.start_frames), self.start_frames)
+            if self.trainer.world_size > 1:  # each process has seen frames of its own
+                self.net.load_state_dict(self.trainer.strategy.broadcast(self.net.state_dict()))
+
+    def train(self, mode: bool = True) -> VAETask:
+        super().train(mode)
+        for module in self.net.modules():
+            if self.freeze_norm and isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def on_train_start(self) -> None:
+        self.train()  # Lightning takes modules as they were made
         self._tick_s = None
         size = self.net.input
         parameters = sum(p.numel() for p in self.net.parameters())
@@ -316,3 +336,4 @@ class VAETask(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         self._elapsed_s = float(checkpoint_[checkpoint.KEY]["elapsed_s"])
+        self._resumed = True

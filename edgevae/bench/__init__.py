@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__
+from .. import __version__, zoo
 from ..doctor import processor_name
 from ..errors import EdgevaeError
 from ..export import LIMITS, relative_error
-from ..model import DEFAULT_MODEL, Model, load
+from ..model import Model, load
 from ..preprocess import FloatArray, InputSpec
 from . import inputs
 from .engines import ENGINES, PRECISIONS, Job, compiler, convert, weights_mb
@@ -197,10 +197,10 @@ def _choose(against: Sequence[str] | None, precision: str) -> tuple[tuple[str, .
 
 def model_path(model: str | os.PathLike[str] | None, folder: Path) -> tuple[Path, str]:
     """The model file, and its name for the report."""
-    name = str(DEFAULT_MODEL if model is None else model)
+    name = zoo.DEFAULT if model is None else str(model)
     width = parse_width(name)
     if width is None:
-        return Path(name), name
+        return zoo.path_of(name), name
     path = folder / "random.safetensors"
     write_random_model(path, width)
     return path, name

@@ -11,7 +11,11 @@ import typer
 
 ModelOption = Annotated[
     Path | None,
-    typer.Option("--model", metavar="FILE", help="Model file; default: the one shipped with edgevae."),
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Model file, or a shipped model: full (the default), edge, full-int8, edge-int8.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads of the engine; default: all usable cores.")

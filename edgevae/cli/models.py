@@ -8,16 +8,26 @@ from typing import Annotated
 
 import typer
 
+from ..errors import EdgevaeError
 from .common import DepthOption, OverwriteOption, QuietOption, ThreadsOption
 
 
 def info(
-    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="Default: the shipped model.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="A model file or a shipped name; default: full.")
+    ] = None,
+    shipped: Annotated[bool, typer.Option("--shipped", help="List the models in the package.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Show a model file: sizes, layers, data, licences."""
-    from ..info import describe, show
+    """Show a model's card: what it is for, how good it is, its data and licences, its layers."""
+    from ..info import describe, overview, show, show_overview
 
+    if shipped:
+        if model is not None:
+            raise EdgevaeError(f"--shipped lists all models in the package; leave out {model}.")
+        found = overview()
+        print(json.dumps(found, indent=2)) if as_json else show_overview(found)
+        return
     about = describe(model)
     if as_json:
         print(json.dumps(about, indent=2))

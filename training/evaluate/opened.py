@@ -13,6 +13,7 @@ import edgevae
 from edgevae import export
 from edgevae.errors import EdgevaeError
 from edgevae.preprocess import InputSpec
+from edgevae.zoo import path_of
 
 from .. import checkpoint
 from ..data import FramesDataModule, SetOptions, open_set
@@ -40,9 +41,9 @@ def opened(path: Path, threads: int | None) -> Iterator[Opened]:
         EdgevaeError: it cannot be read or exported, or takes a condition, which frames do not carry.
     """
     with tempfile.TemporaryDirectory(prefix="edgevae-evaluate-") as scratch:
-        file, run = path, None
-        if path.is_dir():
-            run = open_run(path)
+        file, run = path_of(path), None
+        if file.is_dir():
+            run = open_run(file)
             file = run.checkpoint("best")
         elif path.suffix == ".ckpt" and path.parent.name == CHECKPOINTS:
             folder = path.parent.parent
