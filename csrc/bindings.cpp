@@ -5,6 +5,7 @@
 #include <chrono>
 #include <mutex>
 
+#include "depth_fill.h"
 #include "isa.h"
 #include "layout.h"
 #include "methods.h"
@@ -202,6 +203,24 @@ py::tuple pack_frame(const py::array& rgb, const py::object& depth, float depth_
   return py::make_tuple(out, mask);
 }
 
+// (n, h, w) in place: NaNs are filled from around them and mirrored, as an input with InputEncoding::fill has
+// them.
+void fill_depth(py::array_t<float, py::array::c_style> planes, float no_reading) {
+  if (planes.ndim() != 3 || !planes.writeable()) throw error("planes must be float32 (n, h, w), writable.");
+  const auto n = planes.shape(0), pixels = planes.shape(1) * planes.shape(2);
+  const int h = static_cast<int>(planes.shape(1)), w = static_cast<int>(planes.shape(2));
+  if (h < 1 || w < 1 || h > 16384 || w > 16384) throw error("planes are empty or too large.");
+  float* const data = planes.mutable_data();
+  Unlocked unlocked;
+  Floats levels(fill_floats(h, w));
+  for (py::ssize_t i = 0; i < n; ++i) {
+    float* const plane = data + i * pixels;
+    std::copy_n(plane, pixels, levels.data());
+    fill_holes(levels.data(), h, w, 2 * no_reading);
+    std::copy_n(levels.data(), pixels, plane);
+  }
+}
+
 }  // namespace
 }  // namespace edgevae
 
@@ -225,9 +244,10 @@ PYBIND11_MODULE(_core, m) {
       py::arg("layers"), py::arg("tensors"), py::arg("input_shape"), py::arg("condition") = 0);
   py::class_<InputEncoding>(m, "InputEncoding")
       .def(py::init(&encoding_of), py::arg("channels"), py::arg("color"), py::arg("depth"), py::arg("min_m"),
-           py::arg("max_m"), py::arg("no_reading"));
+           py::arg("max_m"), py::arg("no_reading"), py::arg("fill") = false);
   m.def("pack_frame", &pack_frame, py::arg("rgb"), py::arg("depth"), py::arg("depth_scale"), py::arg("bgr"),
         py::arg("encoding"), py::arg("height"), py::arg("width"), py::arg("isa") = "");
+  m.def("fill_depth", &fill_depth, py::arg("planes").noconvert(), py::arg("no_reading"));
   py::class_<PyPool, std::shared_ptr<PyPool>>(m, "Pool").def(py::init<int>(), py::arg("threads"));
   py::class_<PyNetwork<CpuEngine>> network(m, "Network");
   network.def(py::init<const py::list&, const py::dict&, const std::vector<int>&, int,

@@ -123,8 +123,8 @@ inline std::vector<int> shape_list(const Shape& s) {
 }
 
 inline InputEncoding encoding_of(int channels, const std::string& color, const std::string& depth,
-                                 float min_m, float max_m, float no_reading) {
-  InputEncoding e{channels, color == "minmax", DepthEncoding::kNone, min_m, max_m, no_reading};
+                                 float min_m, float max_m, float no_reading, bool fill) {
+  InputEncoding e{channels, color == "minmax", DepthEncoding::kNone, min_m, max_m, no_reading, fill};
   if (channels != 1 && channels != 3 && channels != 4) throw error("channels must be 1, 3 or 4.");
   if (color != "fixed" && color != "minmax") throw error("color encoding must be fixed or minmax.");
   if (depth == "linear") e.depth = DepthEncoding::kLinear;
@@ -136,6 +136,9 @@ inline InputEncoding encoding_of(int channels, const std::string& color, const s
   }
   if (channels == 4 && e.depth != DepthEncoding::kMinMax && !(min_m > 0 && max_m > min_m)) {
     throw error("depth range must satisfy 0 < min_m < max_m.");
+  }
+  if (fill && (channels != 4 || e.depth == DepthEncoding::kMinMax || !(no_reading < -1))) {
+    throw error("fill wants a metric depth encoding and no_reading below -1.");
   }
   return e;
 }

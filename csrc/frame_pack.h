@@ -21,6 +21,10 @@ struct InputEncoding {
   bool color_min_max;
   DepthEncoding depth;
   float min_m, max_m, no_reading;
+  bool fill;  // depth without a reading is filled (depth_fill.h) and mirrored about no_reading; not kMinMax
+
+  // Of a frame without depth.
+  float nothing() const { return fill ? 2 * no_reading : no_reading; }
 };
 
 // Colour that varies by less than this many levels of 255 is constant: what remains is rounding.

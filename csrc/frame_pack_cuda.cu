@@ -7,9 +7,11 @@
 // 128 bytes at a time, and nothing is read twice.
 //
 // Min-max encodings want the whole image's range first: their values wait in the workspace as floats (a
-// reading's absence as NaN, which no reading is), and a second launch stretches them.
+// reading's absence as NaN, which no reading is), and a second launch stretches them. So does depth whose
+// holes are filled, and one block fills them, level by level in the workspace.
 #include "cuda_device.cuh"
 #include "cuda_kernels.h"
+#include "depth_fill.h"
 #include "frame_span.h"
 
 namespace edgevae::cuda {
@@ -119,6 +121,8 @@ __global__ void __launch_bounds__(kThreads, 8)
   const bool reading = d > 0 && d <= 3.402823466e38f;  // NaN and infinity fail one of them
   if (e.depth == DepthEncoding::kMinMax) {
     planes[3 * pixels + pixel] = reading ? d : NAN;
+  } else if (e.fill) {
+    planes[3 * pixels + pixel] = reading ? line(d) : NAN;
   } else {
     store_float(reading ? line(d) : e.no_reading, out + pixel * 4 + 3);
   }
@@ -165,6 +169,38 @@ __global__ void __launch_bounds__(1024) stretch_kernel(FramePack f, const float*
   }
 }
 
+// Fills the holes of depth, one block: what a level writes, the next one reads after a barrier.
+template <class T>
+__global__ void __launch_bounds__(1024) fill_kernel(FramePack f, float mirror, float* planes, T* out) {
+  await_previous_kernel();
+  let_next_kernel_start();
+  const size_t pixels = static_cast<size_t>(f.out_width) * f.out_height;
+  FillLevel level[kFillLevels];
+  level[0] = {planes + 3 * pixels, f.out_height, f.out_width};
+  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  int top = 0;
+  while (!level[top].single()) {
+    const FillLevel from = level[top], to = level[++top] = from.half();
+    for (int i = thread; i < to.h * to.w; i += threads) to.v[i] = push_cell(from, i / to.w, i % to.w);
+    __syncthreads();
+  }
+  if (top > 0 && thread == 0 && *level[top].v != *level[top].v) *level[top].v = 0;
+  __syncthreads();
+  for (; top > 1; --top) {
+    const FillLevel from = level[top], to = level[top - 1];
+    for (int i = thread; i < to.h * to.w; i += threads) {
+      if (to.v[i] != to.v[i]) to.v[i] = pull_pixel(from, i / to.w, i % to.w);
+    }
+    __syncthreads();
+  }
+  const FillLevel last = level[0];
+  for (int i = thread; i < last.h * last.w; i += threads) {
+    float v = last.v[i];
+    if (v != v) v = top == 0 ? mirror : mirror - pull_pixel(level[1], i / last.w, i % last.w);
+    store_float(v, out + static_cast<size_t>(i) * 4 + 3);
+  }
+}
+
 template <class T>
 void pack(const FramePack& f, const Device& device, T* out, float* planes, Stream stream) {
   const InputEncoding& e = f.encoding;
@@ -172,9 +208,10 @@ void pack(const FramePack& f, const Device& device, T* out, float* planes, Strea
   launch(device, pack_kernel<T>, static_cast<unsigned>(f.out_height * blocks), kThreads,
          3 * kSource * sizeof(float), stream, f, Spacing(f.out_height, f.height),
          Spacing(f.out_width, f.width), DepthLine(e), out, planes);
+  constexpr int kMany = 1024;
+  if (e.fill) launch(device, fill_kernel<T>, 1u, kMany, 0, stream, f, e.nothing(), planes, out);
   const bool depth = e.channels == 4 && e.depth == DepthEncoding::kMinMax;
   if (!e.color_min_max && !depth) return;
-  constexpr int kMany = 1024;
   launch(device, stretch_kernel<T>, e.color_min_max ? static_cast<unsigned>(e.channels) : 1u, kMany,
          2 * kMany / kWarp * sizeof(float), stream, f, static_cast<const float*>(planes), out);
 }
@@ -212,8 +249,10 @@ __global__ void __launch_bounds__(kThreads)
 
 size_t pack_frame_workspace(const FramePack& f) {
   const bool stretched = f.encoding.color_min_max || f.encoding.depth == DepthEncoding::kMinMax;
-  if (!stretched) return 0;
-  return kCounterBytes + sizeof(float) * f.encoding.channels * f.out_height * f.out_width;
+  if (!stretched && !f.encoding.fill) return 0;
+  const size_t pixels = static_cast<size_t>(f.out_height) * f.out_width;
+  const size_t levels = f.encoding.fill ? fill_floats(f.out_height, f.out_width) - pixels : 0;
+  return kCounterBytes + sizeof(float) * (f.encoding.channels * pixels + levels);
 }
 
 void pack_frame(const FramePack& f, Arithmetic arithmetic, const Device& device, void* out, void* workspace,

@@ -6,6 +6,7 @@
 
 #include <new>
 
+#include "depth_fill.h"
 #include "frame_span.h"
 #include "threads.h"
 #include "tile.h"
@@ -107,8 +108,9 @@ void depth_row(const FramePack& f, int y, float* metres) {
     for (int i = 0; i < count; ++i) {
       out[(x + i) * f.out_pixel] = value[i];
       if (f.mask != nullptr) f.mask[static_cast<size_t>(y) * f.out_width + x + i] = reading[i] != 0;
-      // no_reading may be any number: what a min-max pass must leave alone is marked in the scratch row.
-      metres[x + i] = reading[i] != 0 ? 1.0f : 0.0f;
+      // no_reading may be any number: what a later pass must tell from readings is marked in the scratch row.
+      const float hole = e.fill ? __builtin_nanf("") : 0.0f;
+      metres[x + i] = reading[i] == 0 ? hole : e.fill ? value[i] : 1.0f;
     }
   }
 }
@@ -116,7 +118,7 @@ void depth_row(const FramePack& f, int y, float* metres) {
 void fill_no_depth(const FramePack& f) {
   for (int y = 0; y < f.out_height; ++y) {
     for (int x = 0; x < f.out_width; ++x) {
-      f.out[3 * f.out_channel + y * f.out_row + x * f.out_pixel] = f.encoding.no_reading;
+      f.out[3 * f.out_channel + y * f.out_row + x * f.out_pixel] = f.encoding.nothing();
       if (f.mask != nullptr) f.mask[static_cast<size_t>(y) * f.out_width + x] = 0;
     }
   }
@@ -143,22 +145,38 @@ void stretch(const FramePack& f, int c, const float* used, float flat) {
   each([&](float& v) { v = hi - lo > flat ? 2 * (v - lo) / (hi - lo) - 1 : -1.0f; });
 }
 
+// What depth_row left of the readings, filled, into the holes of the output.
+void fill_depth(const FramePack& f, float* levels) {
+  fill_holes(levels, f.out_height, f.out_width, f.encoding.nothing());
+  for (int y = 0; y < f.out_height; ++y) {
+    for (int x = 0; x < f.out_width; ++x) {
+      f.out[3 * f.out_channel + y * f.out_row + x * f.out_pixel] =
+          levels[static_cast<size_t>(y) * f.out_width + x];
+    }
+  }
+}
+
 // Per thread one row of colour sums (and one lane of padding) and one of depth. The first thread's part also
-// keeps what all share: the spans of the columns and, for min-max, which pixels had a reading.
+// keeps what all share: the spans of the columns and, for min-max, which pixels had a reading, or the levels
+// that fill holes.
 size_t row_floats(const FramePack& f) { return static_cast<size_t>(3) * f.width + 4 + f.out_width + kLanes; }
 
 static_assert(sizeof(Span) == 5 * sizeof(float) && alignof(Span) == alignof(float));
 
+size_t plane_floats(const FramePack& f) {
+  return f.encoding.fill ? fill_floats(f.out_height, f.out_width)
+                         : static_cast<size_t>(f.out_height) * f.out_width;
+}
+
 size_t scratch_floats(const FramePack& f) {
-  return row_floats(f) + static_cast<size_t>(f.out_height) * f.out_width +
-         static_cast<size_t>(5) * f.out_width;
+  return row_floats(f) + plane_floats(f) + static_cast<size_t>(5) * f.out_width;
 }
 
 void run(const FramePack& f, Scratch scratch, Pool& pool) {
   const InputEncoding& e = f.encoding;
   const bool depth = e.channels == 4 && f.depth_type != DepthType::kNone;
   float* readings = scratch.base + row_floats(f);
-  auto* spans = reinterpret_cast<Span*>(readings + static_cast<size_t>(f.out_height) * f.out_width);
+  auto* spans = reinterpret_cast<Span*>(readings + plane_floats(f));
   const Spacing columns(f.out_width, f.width);
   for (int x = 0; x < f.out_width; ++x) new (spans + x) Span(columns, x);
   const int tasks = min_of(f.out_height, pool_threads(pool) == 1 ? 1 : 4 * pool_threads(pool));
@@ -171,7 +189,7 @@ void run(const FramePack& f, Scratch scratch, Pool& pool) {
       color_row(f, y, spans, sums);
       if (!depth) continue;
       depth_row(f, y, metres);
-      if (e.depth == DepthEncoding::kMinMax) {
+      if (e.depth == DepthEncoding::kMinMax || e.fill) {
         __builtin_memcpy(readings + static_cast<size_t>(y) * f.out_width, metres,
                          f.out_width * sizeof(float));
       }
@@ -182,6 +200,7 @@ void run(const FramePack& f, Scratch scratch, Pool& pool) {
     for (int c = 0; c < min_of(3, e.channels); ++c) stretch(f, c, nullptr, kFlatColor);
   }
   if (depth && e.depth == DepthEncoding::kMinMax) stretch(f, 3, readings, 0);
+  if (depth && e.fill) fill_depth(f, readings);
 }
 
 vf decode_depth(const InputEncoding& e, vf x) {

@@ -570,7 +570,7 @@ std::int64_t bits(float f) { return std::bit_cast<std::int32_t>(f); }
 
 void append_encoding(GraphKey& key, const InputEncoding& e) {
   key.insert(key.end(), {e.channels, e.color_min_max, static_cast<int>(e.depth), bits(e.min_m), bits(e.max_m),
-                         bits(e.no_reading)});
+                         bits(e.no_reading), e.fill});
 }
 
 }  // namespace

@@ -7,7 +7,14 @@ FloatArray = npt.NDArray[np.float32]
 
 class InputEncoding:
     def __init__(
-        self, channels: int, color: str, depth: str, min_m: float, max_m: float, no_reading: float
+        self,
+        channels: int,
+        color: str,
+        depth: str,
+        min_m: float,
+        max_m: float,
+        no_reading: float,
+        fill: bool = False,
     ) -> None: ...
 
 class Pool:
@@ -156,3 +163,4 @@ def pack_frame(
     width: int,
     isa: str = "",
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]: ...
+def fill_depth(planes: FloatArray, no_reading: float) -> None: ...

@@ -184,6 +184,8 @@ def _depth_text(depth: dict[str, Any] | None) -> str:
     if depth["encoding"] == "minmax":
         return "minmax: relative to each image, not metric"
     no_reading = f"no reading = {depth['no_reading']:g}"
+    if depth["fill"]:
+        no_reading = f"holes filled and mirrored at {depth['no_reading']:g}"
     return f"{depth['encoding']} from {depth['min_m']:g} to {depth['max_m']:g} m, {no_reading}"
 
 

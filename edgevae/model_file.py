@@ -361,7 +361,8 @@ def check_input(document: Mapping[str, Any]) -> tuple[int, int, int]:
         wanted = "a depth encoding for 4 channels" if channels == 4 else f"null for {channels} channels"
         _refuse("depth", document["depth"], wanted)
     if document["depth"] is not None:
-        depth = _keys(document["depth"], "depth", ("encoding", "min_m", "max_m", "no_reading"))
+        wanted_keys = ("encoding", "min_m", "max_m", "no_reading")
+        depth = _keys(document["depth"], "depth", wanted_keys, optional=("fill",))
         encoding = _choice(depth["encoding"], "depth.encoding", ("linear", "inverse", "log", "minmax"))
         # "minmax" knows no metres; elsewhere 0 m would mean "no reading", so the range starts above it.
         low, high = (0.0, 0.0) if encoding == "minmax" else (1e-6, 1e6)
@@ -369,7 +370,12 @@ def check_input(document: Mapping[str, Any]) -> tuple[int, int, int]:
         max_m = _number(depth["max_m"], "depth.max_m", low, high)
         if encoding != "minmax" and np.float32(min_m) >= np.float32(max_m):
             raise ModelFileError(f"depth.min_m is {min_m}, wanted less than depth.max_m, {max_m}.")
-        _number(depth["no_reading"], "depth.no_reading", -MAX_NO_READING, MAX_NO_READING)
+        no_reading = _number(depth["no_reading"], "depth.no_reading", -MAX_NO_READING, MAX_NO_READING)
+        fill = depth.get("fill", False)
+        if not isinstance(fill, bool):
+            _refuse("depth.fill", fill, "true or false")
+        if fill and (encoding == "minmax" or no_reading >= -1):
+            _refuse("depth.fill", fill, "a metric encoding and a no_reading below -1 with it")
     return channels, height, width
 
 

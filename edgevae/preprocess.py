@@ -26,12 +26,15 @@ class DepthEncoding:
         min_m, max_m: metres are clipped to this range; both 0 for "minmax".
         no_reading: the network value of a pixel without a depth reading; the encoder can tell it from every
             reading if it lies outside [-1, 1].
+        fill: a pixel without a reading gets what the readings around it tell, f in [-1, 1], mirrored, as
+            2 no_reading - f: less than no_reading, so that the encoder can tell, and yet what is likely.
     """
 
     encoding: str
     min_m: float = 0.0
     max_m: float = 0.0
     no_reading: float = -1.0
+    fill: bool = False
 
     @property
     def metric(self) -> bool:
@@ -53,7 +56,7 @@ class DepthEncoding:
         return d.astype(np.float32)
 
     def to_network(self, depth_m: npt.ArrayLike) -> FloatArray:
-        """Metres to network values; 0, negative, NaN and infinite depth become ``no_reading``."""
+        """Metres to network values; 0, negative, NaN and infinite depth become ``no_reading``, unfilled."""
         d = np.asarray(depth_m, np.float64)
         reading = np.isfinite(d) & (d > 0)
         d = np.where(reading, d, 1.0)
@@ -104,7 +107,30 @@ class InputSpec:
             ValueError: an encoding is unknown or its range is empty.
         """
         d = self.depth or DepthEncoding("none")
-        return _core.InputEncoding(self.channels, self.color, d.encoding, d.min_m, d.max_m, d.no_reading)
+        return _core.InputEncoding(
+            self.channels, self.color, d.encoding, d.min_m, d.max_m, d.no_reading, d.fill
+        )
+
+
+def withhold(x: FloatArray, missing: npt.NDArray[np.bool_], spec: InputSpec) -> FloatArray:
+    """What the network would get without some of the depth readings.
+
+    Args:
+        x: packed frames, (N, 4, h, w).
+        missing: bool (N, h, w), readings that are taken away.
+        spec: that they were packed for.
+    """
+    assert spec.depth is not None
+    if not missing.any():
+        return x
+    x = x.copy()
+    if spec.depth.fill:
+        left = np.where(missing | (x[:, 3] < spec.depth.no_reading), np.float32(np.nan), x[:, 3])
+        _core.fill_depth(left, spec.depth.no_reading)
+        x[:, 3] = left
+    else:
+        x[:, 3][missing] = spec.depth.no_reading
+    return x
 
 
 def checked_arrays(

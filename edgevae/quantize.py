@@ -27,7 +27,7 @@ from .errors import FrameError, ModelFileError, QuantizeError
 from .files import replacing
 from .frame import Frame
 from .model import Model, load
-from .preprocess import FloatArray, InputSpec, pack_with_mask
+from .preprocess import FloatArray, InputSpec, pack_with_mask, withhold
 from .quantize_layers import quantize_chain, steps
 from .sources.base import Source
 from .words import counted
@@ -214,7 +214,7 @@ def vary(x: FloatArray, spec: InputSpec) -> FloatArray:
     colors = min(spec.channels, 3)
     varied[0::3, :colors] *= -1  # the negative
     if spec.depth is not None:
-        varied[1::3, 3] = spec.depth.no_reading
+        varied[1::3] = withhold(varied[1::3], np.ones_like(varied[1::3, 3], np.bool_), spec)
     varied[1::3, :colors] = varied[1::3, np.roll(np.arange(colors), 1)]
     varied[2::3] = varied[2::3, :, ::-1]  # upside down, in turn at dusk and in glaring light
     for start, gain in ((2, 0.4), (5, 2.5)):

@@ -19,6 +19,7 @@ ENCODINGS = [
     DepthEncoding("inverse", 0.3, 10.0, 0.0),
     LOG,
     DepthEncoding("minmax", no_reading=0.5),
+    DepthEncoding("log", 0.25, 80.0, -1.5, fill=True),
 ]
 # As tests/test_preprocess.py has it for the processor: a few ulp, of a narrow range where that is stretched.
 # Halves are rounded besides.
@@ -73,9 +74,14 @@ def test_packing_equals_the_reference(
     got = packed(device, rgb, depth, spec, precision)
     wanted, mask = pack_with_mask(rgb, depth, spec, isa="reference")
     atol = (FIXED if color == "fixed" else STRETCHED) + (HALF if precision == "fp16" else 0)
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
-    # The same samples are readings, to the bit.
-    np.testing.assert_array_equal(got[3][~mask], np.float32(encoding.no_reading))
+    # What is mirrored lies beyond 1, where a half has another exponent.
+    np.testing.assert_allclose(
+        got, wanted, rtol=HALF if encoding.fill and precision == "fp16" else 0, atol=atol
+    )
+    if encoding.fill:
+        np.testing.assert_array_equal(got[3] > encoding.no_reading, mask)
+    else:  # the same samples are readings, to the bit
+        np.testing.assert_array_equal(got[3][~mask], np.float32(encoding.no_reading))
 
 
 @pytest.mark.parametrize("size", [(3, 300), (300, 2), (2, 130)], ids=str)
@@ -111,7 +117,8 @@ def test_depth_without_any_reading(device: Any, encoding: DepthEncoding, rng: np
     spec = InputSpec(4, 8, 8, depth=encoding)
     for depth in (None, np.zeros((20, 30), np.float32), np.zeros((20, 30), np.uint16)):
         x = packed(device, rgb, depth, spec, "fp32")
-        np.testing.assert_array_equal(x[3], np.full((8, 8), encoding.no_reading, np.float32))
+        nothing = encoding.no_reading * (2 if encoding.fill else 1)
+        np.testing.assert_array_equal(x[3], np.full((8, 8), nothing, np.float32))
 
 
 def test_constant_images_become_minus_one(device: Any) -> None:

@@ -494,6 +494,8 @@ LIES: list[tuple[str, object, tuple[str, ...]]] = [
     ("depth", {"encoding": "log", "no_reading": -1}, ("no key 'min_m'",)),
     ("depth.no_reading", 2.5, ("depth.no_reading is 2.5",)),
     ("depth.no_reading", ABSENT, ("no key 'no_reading'",)),
+    ("depth.fill", 1, ("depth.fill is 1, wanted true or false",)),
+    ("depth.fill", True, ("depth.fill is True", "no_reading below -1")),
     ("precision", "int4", ("precision is 'int4'", "fp32, fp16, int8")),
     ("encoder.0.weight_scale", "e0.b", ("unknown key 'weight_scale'",)),
     ("provenance", None, ("provenance is null",)),

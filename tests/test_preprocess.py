@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import cv2
 import numpy as np
 import pytest
 
 from edgevae import _core
 from edgevae.errors import FrameError
-from edgevae.preprocess import DepthEncoding, InputSpec, pack, pack_with_mask
+from edgevae.preprocess import DepthEncoding, InputSpec, pack, pack_with_mask, withhold
 
 LOG = DepthEncoding("log", 0.25, 80.0)
 ENCODINGS = [
@@ -152,6 +154,84 @@ def test_depth_without_any_reading(isa: str, value: float, rng: np.random.Genera
         assert (x[3] == encoding.no_reading).all()
         without, _ = pack_with_mask(rgb, None, spec, isa=isa)
         np.testing.assert_array_equal(x, without)
+
+
+FILLED = DepthEncoding("log", 0.25, 80.0, -1.5, fill=True)
+
+
+def filled(d: np.ndarray) -> np.ndarray:
+    """NaNs of (h, w) from a picture of half the size, each of whose cells is the mean of what it covers."""
+    if not np.isnan(d).any() or d.size == 1:
+        return np.nan_to_num(d)
+    h, w = (d.shape[0] + 1) // 2, (d.shape[1] + 1) // 2
+    padded = np.pad(d, [(0, 2 * h - d.shape[0]), (0, 2 * w - d.shape[1])], constant_values=np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of cells without a number
+        half = filled(np.nanmean(padded.reshape(h, 2, w, 2), axis=(1, 3)))
+    around = np.pad(half, 1, mode="edge")
+    rows, columns = (np.arange(n) for n in d.shape)
+    own = np.ix_(rows // 2 + 1, columns // 2 + 1)
+    row, column = (at // 2 + 1 + np.where(at % 2, 1, -1) for at in (rows, columns))
+    weighted = 9 * around[own] + 3 * around[np.ix_(rows // 2 + 1, column)]
+    weighted += 3 * around[np.ix_(row, columns // 2 + 1)] + around[np.ix_(row, column)]
+    return np.where(np.isnan(d), weighted / 16, d)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3, 0.98])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 47), (1, 1), (1, 9), (16, 130)], ids=str)
+def test_holes_are_filled_from_around_and_mirrored(
+    isa: str, height: int, width: int, missing: float, rng: np.random.Generator
+) -> None:
+    rgb, depth = frame(rng, height, width)
+    depth[rng.random(depth.shape) < missing] = 0
+    x, mask = pack_with_mask(rgb, depth, InputSpec(4, height, width, depth=FILLED), isa=isa)
+    plain = FILLED.to_network(depth)
+    np.testing.assert_allclose(x[3][mask], plain[mask], atol=2e-6)
+    wanted = 2 * FILLED.no_reading - filled(np.where(mask, plain, np.nan).astype(np.float64))
+    np.testing.assert_allclose(x[3][~mask], wanted[~mask], atol=2e-6)
+    assert (x[3][~mask] < FILLED.no_reading).all()
+    assert (x[3][mask] > FILLED.no_reading).all()
+
+
+def test_a_hole_in_a_wall_is_wall(isa: str) -> None:
+    depth = np.full((32, 32), 3.0, np.float32)
+    depth[5:27, 3:30] = 0
+    rgb = np.zeros((32, 32, 3), np.uint8)
+    x, mask = pack_with_mask(rgb, depth, InputSpec(4, 32, 32, depth=FILLED), isa=isa)
+    np.testing.assert_allclose(FILLED.to_metres(2 * FILLED.no_reading - x[3][~mask]), 3.0, rtol=1e-5)
+
+
+def test_without_any_reading_the_middle_of_the_range_is_filled_in(isa: str) -> None:
+    spec = InputSpec(4, 8, 8, depth=FILLED)
+    for depth in (None, np.zeros((20, 30), np.float32)):
+        x, mask = pack_with_mask(np.zeros((20, 30, 3), np.uint8), depth, spec, isa=isa)
+        assert not mask.any()
+        assert (x[3] == 2 * FILLED.no_reading).all()
+
+
+@pytest.mark.parametrize("encoding", [LOG, FILLED], ids=["plain", "filled"])
+def test_what_is_withheld_is_as_if_it_had_not_been_read(
+    encoding: DepthEncoding, rng: np.random.Generator
+) -> None:
+    spec = InputSpec(4, 24, 16, depth=encoding)
+    pairs = [frame(rng, 24, 16) for _ in range(3)]
+    missing = rng.random((3, 24, 16)) < 0.4
+    missing[2] = True
+    x = np.stack([pack(rgb, depth, spec) for rgb, depth in pairs])
+    before = x.copy()
+    wanted = [
+        pack(rgb, np.where(gone, 0, depth).astype(np.float32), spec)
+        for (rgb, depth), gone in zip(pairs, missing, strict=True)
+    ]
+    np.testing.assert_allclose(withhold(x, missing, spec), np.stack(wanted), atol=2e-6)
+    np.testing.assert_array_equal(x, before)
+    assert withhold(x, np.zeros_like(missing), spec) is x
+
+
+def test_only_a_metric_encoding_with_a_place_for_the_mirror_can_be_filled() -> None:
+    for encoding in (DepthEncoding("minmax", fill=True), DepthEncoding("log", 0.25, 80.0, fill=True)):
+        with pytest.raises(ValueError, match="fill wants a metric depth encoding and no_reading below -1"):
+            InputSpec(4, 8, 8, depth=encoding).native()
 
 
 def test_into_an_array_of_the_caller(rng: np.random.Generator) -> None:

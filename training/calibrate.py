@@ -1,7 +1,8 @@
 """``python -m training calibrate MODEL --sets CONFIG -o FILE``: a model file that knows its limits.
 
-Nothing is trained. Frames held out from training say how far off decoded pixels are; latents of training
-frames, kept in the file, say what is new, and other frames of the same recordings how far from them is usual.
+Means and pictures stay what they are. Frames held out from training say how far off decoded pixels are;
+latents of training frames, kept in the file, say what is new, and other frames of the same recordings how far
+from them is usual; and the posterior's deviation is fitted to how far latents move as depth goes away.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from edgevae import model_file
 from edgevae.errors import EdgevaeError
 from edgevae.files import check_outputs
 from edgevae.known import PERCENTS, directions, nearest
-from edgevae.preprocess import FloatArray, InputSpec
+from edgevae.preprocess import FloatArray, InputSpec, withhold
 
+from .certainty import fit_scale
 from .data import FramesDataModule
 from .data.frames import Frames
-from .evaluate.depth import GIVEN, HALF, NONE, hidden, without
+from .evaluate.depth import GIVEN, HALF, NONE, hidden
 from .evaluate.judging import batches, ways
 from .evaluate.opened import opened, sets_of
 
@@ -114,6 +116,7 @@ def calibrate(
     """
     for name in model_file.known_tensors(document):
         del tensors[name]
+    fitted = fit_scale(document, tensors, data, say)
     say(f"errors on {sum(data.held_images)} held-out frames of {', '.join(data.names)}")
     tensors["errors"] = error_percentiles(model, [data.held(name) for name in data.names])
     document["errors"] = "errors"
@@ -126,6 +129,7 @@ def calibrate(
         "held_out": dict(zip(data.names, data.held_images, strict=True)),
         "latents": len(kept),
         "recorded": others,
+        "deviation": fitted,
     }
     return f"errors of {sum(data.held_images)} held-out frames, {len(kept)} latents, distances of {others}"
 
@@ -148,7 +152,7 @@ def error_percentiles(model: edgevae.Model, sets: Sequence[Frames]) -> FloatArra
         for first, target, valid in batches(frames):
             for how in ways(frames, spec):
                 missing = hidden(how, first, valid.shape)
-                x = target if spec.depth is None else without(target, missing, spec)
+                x = target if spec.depth is None else withhold(target, missing, spec)
                 away = np.abs(model.decode_tensor(model.encode_tensor(x)) - target)
                 for error, mask, withheld in zip(away, valid, missing, strict=True):
                     if how in (GIVEN, ""):
@@ -205,5 +209,5 @@ def _latents(model: edgevae.Model, frames: Frames) -> list[FloatArray]:
     for _, target, valid in batches(frames):
         found[0].append(model.encode_tensor(target))
         if spec.depth is not None:
-            found[1].append(model.encode_tensor(without(target, np.ones_like(valid), spec)))
+            found[1].append(model.encode_tensor(withhold(target, np.ones_like(valid), spec)))
     return [np.concatenate(parts) for parts in found]

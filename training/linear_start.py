@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgevae.errors import EdgevaeError
+from edgevae.preprocess import DepthEncoding
 
 from .models import VAE
 
@@ -155,7 +156,7 @@ def _start_convolutions(net: VAE, x: Tensor, weights: Tensor) -> tuple[Line, Ten
         scale = _statistic(norm.running_var)[:count].sqrt()
         if apart:
             assert depth is not None
-            line = _see_holes(norm, activation, line, depth.no_reading, float(weights[3]))
+            line = _see_holes(norm, activation, line, depth, float(weights[3]))
             x = _run([conv, norm, activation], before)
     return line, scale
 
@@ -180,9 +181,12 @@ def _quarters(side: int) -> Tensor:
 
 
 def _see_holes(
-    norm: nn.BatchNorm2d, activation: nn.LeakyReLU, line: Line, no_reading: float, weight: float
+    norm: nn.BatchNorm2d, activation: nn.LeakyReLU, line: Line, depth: DepthEncoding, weight: float
 ) -> Line:
-    """Let the pairs of the first four lines bend between the nearest distance, -1, and ``no_reading``.
+    """Let the pairs of the first four lines bend between readings and what stands for none.
+
+    Filled holes are mirrored at ``no_reading``: with the bend there, the sum of a pair is the same for a
+    value and its mirror image. Else the bend lies between the nearest distance, -1, and ``no_reading``.
 
     With u the distance from that bend, in standard deviations, and a the slope of LeakyReLU, a pair holds
     (u, -a u) where there is a reading and (a u, -u) where there is none. So first + second / a is 0 for all
@@ -194,11 +198,15 @@ def _see_holes(
     slope = activation.negative_slope
     mean = _statistic(norm.running_mean)[:QUARTERS]
     std = (_statistic(norm.running_var)[:QUARTERS] + norm.eps).sqrt()
-    bend = (no_reading - 1) / 2
+    bend = depth.no_reading if depth.fill else (depth.no_reading - 1) / 2
     middle = (mean - weight * bend) / std  # of the readings
-    none = weight * (no_reading - bend) / std
+    none = weight * (depth.no_reading - bend) / std
     norm.bias[:QUARTERS] = middle
     norm.bias[line.count : line.count + QUARTERS] = -middle
+    if depth.fill:
+        both = torch.cat([torch.full((QUARTERS,), 1 / (1 - slope)), line.first[QUARTERS:]])
+        other = torch.cat([torch.full((QUARTERS,), 1 / (1 - slope)), line.second[QUARTERS:]])
+        return line._replace(first=both, second=other)
     share = (middle - none) / (-none * (1 / slope - slope))
     first, second = line.first.clone(), line.second.clone()
     first[:QUARTERS] += share

@@ -21,6 +21,7 @@ from torchmetrics import MeanMetric
 
 from edgevae.errors import EdgevaeError
 from edgevae.files import write_json
+from edgevae.preprocess import withhold
 
 from . import checkpoint, models
 from .linear_start import linear_start
@@ -257,9 +258,9 @@ class VAETask(L.LightningModule):
         self._judge(self._score(batch, dataloader_idx), batch)
         depth = self.net.input.depth
         if depth is not None:
-            x = batch["input"].clone()
-            x[:, 3] = depth.no_reading
-            self._score(batch | {"input": x}, len(self.scores) // 2 + dataloader_idx)
+            x, none = batch["input"].numpy(force=True), np.ones(batch["valid"].shape, np.bool_)
+            blind = torch.from_numpy(withhold(x, none, self.net.input)).to(self.device)
+            self._score(batch | {"input": blind}, len(self.scores) // 2 + dataloader_idx)
 
     def _judge(self, out: Output, batch: Batch) -> None:
         """The loss at the posterior mean, and what the latents carry."""

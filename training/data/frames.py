@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from edgevae.preprocess import InputSpec, pack, pack_with_mask
+from edgevae.preprocess import InputSpec, pack, pack_with_mask, withhold
 
 from .augment import AugmentOptions, all_taken, dropped, jitter, pierced, place, taken
 from .draws import Draws, generators
@@ -125,11 +125,10 @@ class Frames(Dataset[Batch]):
                 if augment is not None and not missing[i].all():
                     missing[i] |= pierced(target[i], readings, spec, augment, rng)
         seen, shown = valid & ~missing, target
-        if spec.depth is not None and (missing.any() or self._sky_counts()):
-            shown = target.copy()
-            shown[:, 3][missing] = spec.depth.no_reading
+        if spec.depth is not None:
+            shown = withhold(target, missing, spec)
             if self._sky_counts():
-                target, valid = beyond_range(target, valid, spec)
+                target, valid = beyond_range(target.copy(), valid, spec)
         x = torch.from_numpy(shown)
         return {
             "input": x,

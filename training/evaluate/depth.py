@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgevae.preprocess import FloatArray, InputSpec
-
 from ..data.draws import generators
 
 GIVEN, HALF, NONE = "given", "half", "none"
@@ -36,13 +34,3 @@ def hidden(how: str, first: int, shape: tuple[int, int, int]) -> Bool:
         cells[rng.permutation(CELLS * CELLS)[: CELLS * CELLS // 2]] = True
         masks.append(cells.reshape(CELLS, CELLS)[rows[:, None], columns])
     return np.stack(masks)
-
-
-def without(x: FloatArray, missing: Bool, spec: InputSpec) -> FloatArray:
-    """A batch (N, C, h, w) as the encoder gets it, without the depth that is ``missing``."""
-    assert spec.depth is not None
-    if not missing.any():
-        return x
-    x = x.copy()
-    x[:, 3][missing] = spec.depth.no_reading
-    return x

@@ -12,14 +12,14 @@ import torch
 
 import edgevae
 from edgevae.known import COLOR, DEPTH, GUESSED
-from edgevae.preprocess import FloatArray, InputSpec
+from edgevae.preprocess import FloatArray, InputSpec, withhold
 
 from ..baselines import Projection
 from ..data.draws import Draws
 from ..data.frames import Frames
 from . import codecs
 from .coverage import Covered, PixelCoverage, Posterior, of_latents
-from .depth import GIVEN, HALF, NONE, hidden, without
+from .depth import GIVEN, HALF, NONE, hidden
 from .score import Score
 
 Bool = npt.NDArray[np.bool_]
@@ -160,7 +160,7 @@ def judge(
         nothing = np.zeros(valid.shape, np.bool_)
         for how in depths:
             missing = hidden(how, first, valid.shape) if spec.depth is not None else nothing
-            x = without(target, missing, spec) if spec.depth is not None else target
+            x = withhold(target, missing, spec) if spec.depth is not None else target
             z, std = posterior(model, x)
             if std is not None:
                 posteriors[how].append((z, std))
@@ -211,7 +211,7 @@ def reconstructed(
     for item in items:
         one = frames[item]
         target, valid = one["target"].numpy()[None], one["valid"].numpy()[None]
-        x = without(target, hidden(how, item, valid.shape), spec) if spec.depth is not None else target
+        x = withhold(target, hidden(how, item, valid.shape), spec) if spec.depth is not None else target
         found.append((model.decode_tensor(model.encode_tensor(x)), target, valid))
     y, targets, valids = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return y, targets, valids
