@@ -15,12 +15,12 @@ from test_training_compare import HELD, SIZE, TRAIN, write_frames, write_run
 
 import edgevae
 from edgevae import known, model_file
-from edgevae.preprocess import DepthEncoding, FloatArray, InputSpec
+from edgevae.preprocess import DepthEncoding, FloatArray, InputSpec, withhold
 from training import baselines
 from training.__main__ import main
 from training.calibrate import error_percentiles
 from training.evaluate import codecs, coverage, evaluate, judging, page, table
-from training.evaluate.depth import GIVEN, HALF, NONE, hidden, without
+from training.evaluate.depth import GIVEN, HALF, NONE, hidden
 from training.evaluate.opened import frames_of, opened, sets_of
 from training.evaluate.score import Score
 
@@ -69,7 +69,7 @@ def test_half_is_half_of_the_cells_and_the_frames_own() -> None:
 def test_what_is_withheld_is_no_reading() -> None:
     x = np.zeros((2, 4, SIZE, SIZE), np.float32)
     missing = hidden(HALF, 0, (2, SIZE, SIZE))
-    got = without(x, missing, SPEC)
+    got = withhold(x, missing, SPEC)
     assert (got[:, 3][missing] == -1.5).all()
     assert (got[:, 3][~missing] == 0).all()
     assert (got[:, :3] == 0).all()
@@ -222,7 +222,7 @@ def test_an_evaluation_of_a_run(file: Path, run: Path) -> None:
     valid = torch.stack([item["valid"] for item in items]).numpy()
     for how in (GIVEN, HALF, NONE):
         missing = hidden(how, 0, valid.shape)
-        z, std = model.posterior_tensor(without(target, missing, SPEC))
+        z, std = model.posterior_tensor(withhold(target, missing, SPEC))
         y = model.decode_tensor(z)
         counts = np.concatenate([np.ones((HELD, 3, SIZE, SIZE)), valid[:, None]], 1)
         errors = ((y - target) ** 2 * counts).sum((1, 2, 3)) * 4 * SIZE**2 / counts.sum((1, 2, 3))
@@ -347,7 +347,8 @@ def test_a_conditional_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_what_a_calibration_writes(file: Path, run: Path) -> None:
     document, tensors, _ = model_file.read(file)
-    assert document["provenance"]["calibrated"] == {"held_out": {"walls": HELD}, "latents": 5, "recorded": 4}
+    calibrated = {"held_out": {"walls": HELD}, "latents": 5, "recorded": 4, "deviation": 0}
+    assert document["provenance"]["calibrated"] == calibrated  # training withheld nothing
     with opened(file, 1) as found:
         model = found.model
         data = sets_of(run / "config.yaml", model.spec.input)

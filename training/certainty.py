@@ -100,6 +100,12 @@ def _deviation(raw: Tensor, posterior: dict[str, Any]) -> Tensor:
     return std + float(posterior["epsilon"])
 
 
+def _raw(std: Tensor, posterior: dict[str, Any]) -> Tensor:
+    """What :func:`_deviation` makes ``std`` of."""
+    std = (std - float(posterior["epsilon"])).clamp(min=1e-6)
+    return torch.log(torch.expm1(std)) if posterior["scale"] == "softplus" else 2 * std.log()
+
+
 def _fit(
     rows: Tensor, moments: Tensor, weight: Tensor, bias: Tensor, posterior: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
@@ -117,9 +123,11 @@ def _fit(
     axes = axes / (scale / len(rows) ** 0.5).clamp(min=1e-6)
     along = (rows - middle) @ axes
     raw = F.linear(rows, weight, bias)
-    steps = torch.zeros(axes.shape[1], len(bias), requires_grad=True)
-    shift = torch.zeros(len(bias), requires_grad=True)
-    optimizer = torch.optim.Adam([steps, shift], lr=0.03)
+    # Begin with least squares to each pair's own distance: from far too narrow it is a long way.
+    away = _raw(moments.sqrt(), posterior) - raw
+    shift = away.mean(0).requires_grad_()
+    steps = (along.T @ away / len(rows)).requires_grad_()
+    optimizer = torch.optim.Adam([steps, shift], lr=0.03, betas=(0.9, 0.95))  # first gradients are huge
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 0.03 * (1 - step / STEPS)

@@ -1,0 +1,101 @@
+"""The posterior's deviation, fitted to how far latents move as depth goes away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_training_compare import HELD, SIZE, TRAIN, write_frames
+
+import edgevae
+import training
+from edgevae import export, model_file
+from edgevae.preprocess import FloatArray, withhold
+from training import certainty
+from training.data import FramesDataModule
+from training.evaluate import coverage
+from training.evaluate.depth import GIVEN, NONE
+from training.runs import datamodule
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]
+
+LATENTS = 6
+
+
+def made(folder: Path, augment: dict[str, float], **options: Any) -> tuple[Path, FramesDataModule]:
+    """A model file with random weights, and walls to fit it on."""
+    torch.manual_seed(0)
+    net = training.models.build(
+        "rgbd-vae",
+        **{"width": 4, "latent_dim": LATENTS, "size": SIZE, "depth": {
+            "encoding": "log", "min_m": 0.25, "max_m": 80.0, "no_reading": -1.5
+        }} | options,
+    ).eval()  # fmt: skip
+    path = folder / "net.safetensors"
+    export.to_native(net, path)
+    if not (folder / "walls").exists():
+        write_frames(folder / "walls", 4 * TRAIN + HELD)
+    section = {
+        "sets": [{"kind": "pairs", "path": "walls", "name": "walls", "hold_out_last": HELD}],
+        "root": str(folder), "cache_dir": str(folder / "cache"), "augment": augment,
+    }  # fmt: skip
+    return path, datamodule({"data": section}, folder / "config.yaml", net.input)
+
+
+def posteriors(path: Path, x: FloatArray) -> dict[str, tuple[FloatArray, FloatArray]]:
+    model = edgevae.load(path)
+    found = {}
+    for how, part in ((GIVEN, x), (NONE, withhold(x, np.ones_like(x[:, 3], np.bool_), model.spec.input))):
+        z, std = model.posterior_tensor(part)
+        found[how] = (z, std)
+    return found
+
+
+@pytest.mark.parametrize("head_width", [0, LATENTS + 4])
+def test_the_deviation_grows_to_what_the_latents_move(
+    head_width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certainty, "FRAMES", 256)
+    path, data = made(tmp_path, {"drop_depth": 0.5}, head_width=head_width)
+    document, tensors, _ = model_file.read(path)
+    # Latents of random weights hardly move: widen them to 1, as those of a trained network, and narrow the
+    # deviation.
+    frames = data.trained("walls")
+    x = np.stack([frames[i]["input"].numpy() for i in range(len(frames))])
+    last = document["encoder"][-1]
+    tensors[last["weight"]][:LATENTS] /= posteriors(path, x)[GIVEN][0].std(0)[:, None]
+    tensors[last["bias"]][LATENTS:] = -4
+    model_file.write(path, document, tensors)
+    before = posteriors(path, x)
+    assert certainty.fit_scale(document, tensors, data) == 256
+    model_file.write(path, document, tensors)
+    after = posteriors(path, x)
+
+    for how in (GIVEN, NONE):
+        np.testing.assert_array_equal(after[how][0], before[how][0])
+    narrow, fitted = (coverage.of_latents(each)[0] for each in (before, after))
+    assert narrow.spread is not None
+    assert fitted.spread is not None
+    assert narrow.spread > 3
+    assert 0.7 < fitted.spread < 1.4
+    assert fitted.observed[2] > 0.85
+    assert (after[NONE][1] > 2 * before[NONE][1]).mean() > 0.5
+    assert np.median(after[GIVEN][1] / before[GIVEN][1]) == pytest.approx(1, abs=0.4)
+
+
+def test_what_cannot_be_fitted_stays(tmp_path: Path) -> None:
+    for augment in ({"mirror": 0.5}, {"drop_depth": 0.5}):
+        path, data = made(tmp_path, augment)
+        document, tensors, _ = model_file.read(path)
+        kept = {name: array.copy() for name, array in tensors.items()}
+        if augment.get("drop_depth"):
+            document["posterior"] = None
+        assert certainty.fit_scale(document, tensors, data) == 0
+        assert all((tensors[name] == kept[name]).all() for name in kept)
+        path.unlink()
