@@ -26,8 +26,8 @@ README = ROOT / "README.md"
 PLOT = Path("docs/images/bench.png")
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
-MODELS = {"shipped": None, "width64": "random:64"}
-TITLES = {"shipped": "shipped model (width 32)", "width64": "width 64"}
+MODELS = {"width32": "random:32", "width64": "random:64"}
+TITLES = {"width32": "width 32", "width64": "width 64"}
 NETWORKS = ("encode", "posterior", "decode")
 
 
@@ -98,7 +98,7 @@ def block(reports: Reports) -> str:
     main = {model: reports[run] for model in MODELS if (run := Run(model, "fp32", 1, 1)) in reports}
     if not main:
         raise EdgevaeError(
-            f"there is no {Run('shipped', 'fp32', 1, 1).name}; "
+            f"there is no {Run('width32', 'fp32', 1, 1).name}; "
             "run 'python benches/write_readme.py --save DIR'."
         )
     first = next(iter(main.values()))
@@ -163,7 +163,7 @@ def _settings_table(reports: Reports) -> list[list[str]]:
 
 def _start_up(report: BenchReport) -> list[str]:
     return [
-        "A new process until its first latent, with the encoder and the decoder loaded (shipped model; "
+        "A new process until its first latent, with the encoder and the decoder loaded (width 32; "
         "torch.compile with its cache filled):",
         table(report.engine_rows()),
     ]

@@ -218,6 +218,8 @@ def _why_no_opencv(spec: InputSpec) -> str:
     """Why the OpenCV way to pack a frame cannot do what this model wants; empty where it can."""
     if spec.channels == 1 or spec.color != "fixed" or (spec.depth and not spec.depth.metric):
         return "its way to pack frames knows RGB with fixed and metric encodings"
+    if spec.depth and spec.depth.fill:
+        return "its way to pack frames fills no holes"
     if spec.width > inputs.CAMERAS[0][0] or spec.height > inputs.CAMERAS[0][1]:
         return "its area average does not enlarge frames as edgevae does"
     return ""
