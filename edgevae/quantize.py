@@ -12,7 +12,8 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,27 +101,30 @@ class QuantizeReport:
 def quantize(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    calibrate: str,
+    calibrate: str | Sequence[str],
     *,
     frames: int = FRAMES,
     depth: str | None = None,
     threads: int | None = None,
     quiet: bool = False,
 ) -> QuantizeReport:
-    """What ``edgevae quantize`` does: :func:`quantize_file` on frames spread over a source.
+    """What ``edgevae quantize`` does: :func:`quantize_file` on frames spread over a source, or over several.
 
     Args:
-        calibrate, depth: a source of frames, as ``edgevae.open_source`` takes them.
-        frames: how many to take.
+        calibrate, depth: a source of frames, as ``edgevae.open_source`` takes them, or more of them.
+        frames: how many to take in all, of each source the same number.
 
     Other arguments and errors are those of :func:`quantize_file`; a source may raise SourceError.
     """
     from .sources import open_source
 
-    with open_source(calibrate, depth=depth) as opened:
+    uris = [calibrate] if isinstance(calibrate, str) else list(calibrate)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_source(uri, depth=depth)) for uri in uris]
         # What stands between // and @ is a password.
-        named = re.sub(r"//[^/@]*@", "//", calibrate)
-        taken = spread(opened, frames)
+        named = ", ".join(re.sub(r"//[^/@]*@", "//", uri) for uri in uris)
+        each = -(-frames // len(uris))
+        taken = itertools.chain.from_iterable(spread(one, each) for one in opened)
         return quantize_file(source, target, taken, calibration=named, threads=threads, quiet=quiet)
 
 

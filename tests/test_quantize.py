@@ -496,6 +496,28 @@ def test_command(
     assert model_file.read(target)[0]["provenance"]["quantized"]["calibration"] == "synthetic:3"
 
 
+def test_several_sources_give_their_share_each(
+    tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "SPACING", 1)
+    taken: list[tuple[str, int]] = []
+    original = quantize.spread
+
+    def spread(source: Any, count: int) -> Any:
+        for frame in original(source, count):
+            taken.append((source.name, count))
+            yield frame
+
+    monkeypatch.setattr(quantize, "spread", spread)
+    target = tmp_path / "m.safetensors"
+    sources = ["--calibrate", "synthetic:3", "--calibrate", "synthetic:4"]
+    assert main(["quantize", str(tiny_model_path), *sources, "-o", str(target), "--frames", "15"]) == 0
+    assert len(taken) == 16
+    assert len(set(taken)) == 2
+    quantized = model_file.read(target)[0]["provenance"]["quantized"]
+    assert (quantized["calibration"], quantized["frames"]) == ("synthetic:3, synthetic:4", 12)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

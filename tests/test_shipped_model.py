@@ -1,4 +1,4 @@
-"""The model in the package: its card, and its numbers against PyTorch on every instruction set."""
+"""The models in the package: their cards, and their numbers against PyTorch on every instruction set."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ import pytest
 import torch
 
 import edgevae
-from edgevae import torch_model
-from edgevae.model import DEFAULT_MODEL
-from edgevae.preprocess import pack_with_mask
+from edgevae import torch_model, zoo
+from edgevae.preprocess import pack_with_mask, withhold
+
+FLOATS = ("full", "edge")
+LARGEST = {"full": 16e6, "edge": 4e6}
+
+
+@pytest.fixture(scope="module", params=FLOATS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def exact() -> torch_model.TorchModel:
+def exact(name: str) -> torch_model.TorchModel:
     """The model file layer for layer in PyTorch, in float64."""
-    return torch_model.load(DEFAULT_MODEL).double()
+    return torch_model.load(name).double()
 
 
-def packed(uri: str, every: int, count: int) -> np.ndarray:
-    spec = edgevae.load(threads=1).spec.input
+def packed(name: str, uri: str, every: int, count: int) -> np.ndarray:
+    spec = edgevae.load(name, threads=1).spec.input
     images = []
     with edgevae.open_source(uri) as source:
         for frame in source:
@@ -32,8 +39,8 @@ def packed(uri: str, every: int, count: int) -> np.ndarray:
     return np.stack(images)
 
 
-def check(isa: str, exact: torch_model.TorchModel, x: np.ndarray) -> None:
-    model = edgevae.load(isa=isa)
+def check(name: str, isa: str, exact: torch_model.TorchModel, x: np.ndarray) -> None:
+    model = edgevae.load(name, isa=isa)
     with torch.no_grad():
         heads = exact.encoder(torch.tensor(x, dtype=torch.float64))
         z = heads[:, : model.spec.latent_dim]
@@ -46,37 +53,53 @@ def check(isa: str, exact: torch_model.TorchModel, x: np.ndarray) -> None:
     np.testing.assert_allclose(decoded, images, rtol=0, atol=1e-3)
 
 
-def test_card() -> None:
-    assert DEFAULT_MODEL.stat().st_size < 25e6
-    spec = edgevae.load().spec
+def test_each_has_a_twin_in_integers() -> None:
+    assert sorted(zoo.shipped()) == sorted([*FLOATS, *(f"{name}-int8" for name in FLOATS)])
+
+
+@pytest.mark.parametrize("shipped", zoo.shipped())
+def test_card(shipped: str) -> None:
+    spec = edgevae.load(shipped).spec
+    assert Path(spec.path).stat().st_size < LARGEST[shipped.removesuffix("-int8")]
     assert spec.latent_dim == 400
     assert (spec.input.channels, spec.input.height, spec.input.width) == (4, 128, 128)
     assert spec.input.depth is not None
     assert spec.input.depth.metric
-    assert spec.provenance["data"]
-    for source in spec.provenance["data"]:
+    card = spec.provenance
+    for source in card["data"]:
         assert source["name"]
         assert source["licence"]
         assert source["pairs"] > 0
-    assert spec.provenance["metrics"]
-    assert spec.provenance["command"]
+    assert card["metrics"]
+    assert card["command"]
+    assert card["title"]
+    assert card["intended_use"]
+    assert len(card["limits"]) > 1
+    assert card["speed"]
+    for judged in card["evaluation"]:
+        rows = {(row["name"], row["depth"]): row for row in judged["rows"]}
+        given, line = rows["model", "given"], rows["PCA 400", "given"]
+        assert given["mse_per_image"] < line["mse_per_image"]
+        assert rows["model", "none"]["depth_absrel"] > given["depth_absrel"]
 
 
-def test_parity_on_a_rendered_drive(isa: str, exact: torch_model.TorchModel) -> None:
-    check(isa, exact, packed("synthetic:0", every=30, count=1 if isa == "reference" else 4))
+def test_parity_on_a_rendered_drive(name: str, isa: str, exact: torch_model.TorchModel) -> None:
+    check(name, isa, exact, packed(name, "synthetic:0", every=30, count=1 if isa == "reference" else 4))
 
 
-def test_parity_on_a_real_sequence(isa: str, exact: torch_model.TorchModel, data_dir: Path) -> None:
+def test_parity_on_a_real_sequence(
+    name: str, isa: str, exact: torch_model.TorchModel, data_dir: Path
+) -> None:
     count = 1 if isa == "reference" else 10
-    check(isa, exact, packed(f"tum:{data_dir / 'tum_fr1_rpy_100'}", every=10, count=count))
+    check(name, isa, exact, packed(name, f"tum:{data_dir / 'tum_fr1_rpy_100'}", every=10, count=count))
 
 
 @pytest.mark.parametrize("precision", [None, "fp32", "fp16"])
-def test_precision_of_the_weights(precision: str | None) -> None:
+def test_precision_of_the_weights(name: str, precision: str | None) -> None:
     """None costs nothing but rounding of sums; fp16 stays within cosine 0.99999."""
-    x = packed("synthetic:0", every=30, count=4)
-    wanted = edgevae.load(precision="fp32").encode_tensor(x)
-    got = edgevae.load(precision=precision).encode_tensor(x)
+    x = packed(name, "synthetic:0", every=30, count=4)
+    wanted = edgevae.load(name, precision="fp32").encode_tensor(x)
+    got = edgevae.load(name, precision=precision).encode_tensor(x)
     if precision == "fp16":
         norms = np.linalg.norm(got, axis=1) * np.linalg.norm(wanted, axis=1)
         assert ((got * wanted).sum(1) / norms >= 0.99999).all()
@@ -84,9 +107,17 @@ def test_precision_of_the_weights(precision: str | None) -> None:
         np.testing.assert_array_equal(got, wanted)
 
 
-def test_it_remembers_an_unseen_street() -> None:
-    """Drive 0 was held out of training: colour within 3 dB of what it was shipped with, depth in metres."""
-    model = edgevae.load()
+def test_the_twin_sees_the_same(name: str) -> None:
+    x = packed(name, "synthetic:0", every=30, count=4)
+    z, twins = (edgevae.load(each).encode_tensor(x) for each in (name, f"{name}-int8"))
+    norms = np.linalg.norm(z, axis=1) * np.linalg.norm(twins, axis=1)
+    assert ((z * twins).sum(1) / norms >= 0.995).all()
+
+
+@pytest.mark.parametrize("shipped", zoo.shipped())
+def test_it_remembers_an_unseen_street(shipped: str) -> None:
+    """Drive 0 was held out of training: colour within 2 dB of what it was shipped with, depth in metres."""
+    model = edgevae.load(shipped)
     psnr, depth_error = [], []
     with edgevae.open_source("synthetic:0") as source:
         for frame in source:
@@ -102,5 +133,26 @@ def test_it_remembers_an_unseen_street() -> None:
             assert out.depth is not None
             true_m = model.spec.input.depth.to_metres(x[3])
             depth_error.append(np.median(np.abs(out.depth - true_m)[valid] / true_m[valid]))
-    assert np.mean(psnr) > 19
-    assert np.mean(depth_error) < 0.12
+    assert np.mean(psnr) > 21
+    assert np.mean(depth_error) < 0.1
+
+
+@pytest.mark.parametrize("shipped", zoo.shipped())
+def test_it_is_less_certain_without_depth(shipped: str) -> None:
+    model = edgevae.load(shipped)
+    x = packed(shipped, "synthetic:0", every=30, count=4)
+    blind = withhold(x, np.ones_like(x[:, 3], np.bool_), model.spec.input)
+    (_, std), (_, wide) = (model.posterior_tensor(each) for each in (x, blind))
+    assert (wide.mean(1) > 1.2 * std.mean(1)).all()
+
+
+@pytest.mark.parametrize("shipped", zoo.shipped())
+def test_it_knows_a_street_of_its_renderer_from_noise(shipped: str) -> None:
+    model = edgevae.load(shipped)
+    rng = np.random.default_rng(0)
+    with edgevae.open_source("synthetic:0") as source:
+        frame = next(iter(source))
+    noise = rng.integers(0, 256, frame.rgb.shape, dtype=np.uint8)
+    known, unknown = model.novelty(frame.rgb, frame.depth), model.novelty(noise, None)
+    assert known < unknown
+    assert unknown > 99

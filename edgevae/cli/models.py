@@ -62,14 +62,15 @@ def export(
 def quantize(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file stored as fp32 or fp16.")],
     calibrate: Annotated[
-        str,
+        list[str],
         typer.Option(
-            metavar="URI", help="Frames like those the model will see: any source 'edgevae stream' takes."
+            metavar="URI",
+            help="Frames like those the model will see: any source 'edgevae stream' takes; may be repeated.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
     frames: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Frames to take, spread over the source.")
+        int, typer.Option(min=1, metavar="N", help="Frames to take, spread over the sources.")
     ] = 64,
     depth: DepthOption = None,
     overwrite: OverwriteOption = False,
