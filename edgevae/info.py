@@ -14,13 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import model_file, zoo
+from . import cards, model_file, zoo
 from .model import load
 
 Tensors = dict[str, npt.NDArray[Any]]
 
-# Of the provenance, as 'python -m training card' writes it.
-CARD = ("title", "intended_use", "limits", "evaluation", "speed")
+CARD = (*cards.WORDS, *cards.MEASURED)
 FIGURES = {
     "mse_per_image": ("MSE", "{:.0f}"),
     "mse_minmax": ("MSE min-max", "{:.0f}"),

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from . import _core, model_file
+from .cards import unmeasured
 from .errors import FrameError, ModelFileError, QuantizeError
 from .files import replacing
 from .frame import Frame
@@ -162,6 +163,7 @@ def quantize_file(
     held_out = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
 
     document, tensors = _rounded(document, tensors, vary(x[~held_out], exact.spec.input), exact, quiet)
+    document["provenance"] = unmeasured(document["provenance"])
     document["provenance"]["quantized"] = {
         "from_sha256": digest,
         "calibration": calibration,

@@ -75,7 +75,7 @@ def test_card(shipped: str) -> None:
     assert card["title"]
     assert card["intended_use"]
     assert len(card["limits"]) > 1
-    assert card["speed"]
+    assert ("speed" in card) == (shipped in FLOATS)
     for judged in card["evaluation"]:
         rows = {(row["name"], row["depth"]): row for row in judged["rows"]}
         given, line = rows["model", "given"], rows["PCA 400", "given"]

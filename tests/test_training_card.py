@@ -86,6 +86,26 @@ def test_a_card_goes_into_the_file_and_onto_the_screen(
     assert main(["card", str(model), *written(tmp_path), "-o", str(out)]) == 2  # it is there
 
 
+def test_what_is_made_of_a_measured_file_was_not_measured(model: Path, tmp_path: Path) -> None:
+    out, twin = tmp_path / "out.safetensors", tmp_path / "twin.safetensors"
+    assert main(["card", str(model), *written(tmp_path), "-o", str(out)]) == 0
+    arguments = [
+        "quantize",
+        str(out),
+        "--calibrate",
+        "synthetic?frames=60",
+        "--frames",
+        "12",
+        "-o",
+        str(twin),
+    ]
+    assert edgevae_main(arguments) == 0
+    provenance = edgevae.load(twin).spec.provenance
+    assert {key: provenance[key] for key in TEXT} == TEXT
+    assert "evaluation" not in provenance
+    assert "speed" not in provenance
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 import edgevae
 from edgevae import model_file
+from edgevae.cards import unmeasured
 from edgevae.errors import EdgevaeError
 from edgevae.files import check_outputs
 from edgevae.known import PERCENTS, directions, nearest
@@ -116,6 +117,7 @@ def calibrate(
     """
     for name in model_file.known_tensors(document):
         del tensors[name]
+    document["provenance"] = unmeasured(document["provenance"])
     fitted = fit_scale(document, tensors, data, say)
     say(f"errors on {sum(data.held_images)} held-out frames of {', '.join(data.names)}")
     tensors["errors"] = error_percentiles(model, [data.held(name) for name in data.names])

@@ -18,11 +18,11 @@ import yaml
 
 from edgevae import model_file
 from edgevae.bench import NATIVE
+from edgevae.cards import WORDS, unmeasured
 from edgevae.errors import EdgevaeError
 from edgevae.files import check_outputs
 from edgevae.zoo import path_of
 
-WORDS = ("title", "intended_use", "limits")  # of the YAML file; the last is a list
 FIGURES = (
     "mse_per_image",
     "mse_minmax",
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     read = [source, options.text, options.evaluation, *options.bench]
     check_outputs(options.output, overwrite=options.overwrite, read=read[1:])
     document, tensors, sha256 = model_file.read(source)
-    document["provenance"] |= card(
+    document["provenance"] = unmeasured(document["provenance"]) | card(
         words(options.text),
         _measured(options.evaluation, sha256, "sets", "python -m training evaluate"),
         [_measured(path, sha256, "timings", "edgevae bench --json") for path in options.bench],
