@@ -29,7 +29,7 @@ from training.data.augment import (
     taken,
 )
 from training.data.draws import Draws
-from training.data.frames import Frames, filled
+from training.data.frames import Frames, without_holes
 from training.data.prepare import DEPTH_UNIT_M
 from training.data.sets import FrameSet, open_reader
 from training.data.splits import Split, split
@@ -299,15 +299,18 @@ def test_a_crop_is_nearer(tmp_path: Path) -> None:
     assert 3.2 < metres.max() < 4.001
 
 
-def test_missing_depth_is_filled_with_the_mean_of_the_frame() -> None:
-    target = torch.zeros(2, 4, 2, 2)
-    target[:, 3] = torch.tensor([[0.2, 0.4], [-1.5, -1.5]])
-    valid = target[:, 3] > -1
-    got = filled(target, valid)
-    torch.testing.assert_close(got[0, 3], torch.tensor([[0.2, 0.4], [0.3, 0.3]]))
+def test_frames_without_holes() -> None:
+    x = torch.zeros(2, 4, 2, 2)
+    x[:, 3] = torch.tensor([[0.2, 0.4], [-1.5, -1.5]])
+    x[1, 3] = -1.5
+    got = without_holes(x, replace(SPEC, depth=DepthEncoding("log", 0.25, 80.0, -1.5)))
+    torch.testing.assert_close(got[:, 3], torch.tensor([[[0.2, 0.4], [0.3, 0.3]], [[0, 0], [0, 0]]]))
     assert (got[:, :3] == 0).all()
-    assert (filled(target, torch.zeros_like(valid))[:, 3] == 0).all()
-    assert filled(target[:, :3], valid) is not None
+    x[0, 3, 1] = torch.tensor([-3.1, -2.0])
+    got = without_holes(x, replace(SPEC, depth=DepthEncoding("log", 0.25, 80.0, -1.5, fill=True)))
+    torch.testing.assert_close(got[0, 3], torch.tensor([[0.2, 0.4], [0.1, -1.0]]))
+    assert without_holes(x, SPEC) is x  # its holes look like something near
+    assert without_holes(x[:, :3], InputSpec(3, 2, 2)) is not None
 
 
 def step_in_depth(rows: int = 32, columns: int = 40) -> tuple[FloatArray, npt.NDArray[np.bool_]]:

@@ -1,8 +1,9 @@
 """What a straight line does with as many numbers: principal components of a run's own training frames.
 
-They are fitted to the frames as the network gets them, missing depth included, with their mirror images where
-the run mirrors, and judged by the same figures. A network that they beat has not learned what linear algebra
-gives for nothing: on NYU, 50 components equal a published variational autoencoder with 400 latents.
+They are fitted to the frames as the network gets them, but for holes that its encoding marks (a mark is no
+distance, which a straight line cannot know: they are filled), with their mirror images where the run mirrors,
+and judged by the same figures. A network that they beat has not learned what linear algebra gives for
+nothing: on NYU, 50 components equal a published variational autoencoder with 400 latents.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from edgevae.preprocess import InputSpec
 
+from .data.frames import without_holes
 from .models.base import input_document
 
 Rows = npt.NDArray[np.float32]
@@ -101,8 +103,8 @@ class Projection:
         self.mean, self.vectors = torch.from_numpy(mean), torch.from_numpy(vectors)
 
     def posterior_of(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, None]:
-        """The code (N, latent_dim) of (N, C, h, w)."""
-        return (x.flatten(1) - self.mean) @ self.vectors.T, None
+        """The code (N, latent_dim) of (N, C, h, w), holes filled as in the training frames."""
+        return (without_holes(x, self.input).flatten(1) - self.mean) @ self.vectors.T, None
 
     def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """(N, latent_dim) to (N, C, h, w), not clipped to [-1, 1]: a straight line."""

@@ -34,6 +34,7 @@ from .compare_plot import write_plot
 from .compare_rows import MEAN, PCA, RUN, Row
 from .compare_table import Setting, Table, csv_rows, document
 from .data import FramesDataModule
+from .data.frames import without_holes
 from .models import VAE
 from .runs import open_run
 
@@ -180,7 +181,7 @@ def training_sample(data: FramesDataModule, spec: InputSpec) -> Sample:
     count = len(frames)  # type: ignore[arg-type]
     mirrored = data.augment.mirror > 0
     loader = DataLoader(Subset(frames, sampled(count, spec, mirrored)), batch_size=64)
-    return gather((batch["input"] for batch in loader), count, mirrored)
+    return gather((without_holes(batch["input"], spec) for batch in loader), count, mirrored)
 
 
 def _entries(

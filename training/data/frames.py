@@ -156,14 +156,25 @@ def beyond_range(
     return target, np.ones_like(valid)
 
 
-def filled(target: Tensor, valid: Tensor) -> Tensor:
-    """Targets (N, C, h, w), depth the mean of the frame's readings where it is not ``valid`` (N, h, w)."""
-    if target.shape[1] < 4 or bool(valid.all()):
-        return target
-    depth = target[:, 3] * valid
-    mean = depth.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
-    depth = torch.where(valid, depth, mean[:, None, None])
-    return torch.cat([target[:, :3], depth[:, None]], 1)
+def without_holes(x: Tensor, spec: InputSpec) -> Tensor:
+    """Packed frames (N, C, h, w) for what knows no holes, such as a straight line.
+
+    Where the encoding tells a hole from a distance (``no_reading`` below -1), it becomes what was filled in
+    for it, or else the mean of the frame's readings, 0 where there are none.
+    """
+    depth = spec.depth
+    if depth is None or depth.no_reading >= -1:
+        return x
+    d = x[:, 3]
+    hole = d < depth.no_reading if depth.fill else d == depth.no_reading
+    if not bool(hole.any()):
+        return x
+    if depth.fill:
+        guess = 2 * depth.no_reading - d
+    else:
+        readings = (~hole).sum((1, 2)).clamp(min=1)
+        guess = ((d * ~hole).sum((1, 2)) / readings)[:, None, None].expand_as(d)
+    return torch.cat([x[:, :3], torch.where(hole, guess, d)[:, None]], 1)
 
 
 class Mixture(Dataset[Batch]):

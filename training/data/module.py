@@ -21,7 +21,7 @@ from edgevae.preprocess import InputSpec
 from .augment import AugmentOptions
 from .cache import open_set
 from .draws import BatchSampler
-from .frames import NO_CLASS, Batch, Frames, Mixture, filled
+from .frames import NO_CLASS, Batch, Frames, Mixture, without_holes
 from .prepare import DEPTH_UNIT_M
 from .sets import FrameSet, SetOptions
 from .splits import Split, split
@@ -200,13 +200,13 @@ class FramesDataModule(L.LightningDataModule):
     def drawn(self, count: int) -> Iterator[Tensor]:
         """What ``count`` training frames or more are to become, epoch after epoch: targets (N, C, h, w).
 
-        Depth that is missing from them is the mean of the frame's readings, 0 where it has none.
+        Their holes are filled: ``training.data.frames.without_holes``.
         """
         loader = self.train_dataloader()
         for epoch in range(-(-count // len(loader))):
             loader.sampler.set_epoch(epoch)
             for batch in loader:
-                yield filled(batch["target"], batch["valid"])
+                yield without_holes(batch["target"], self._spec())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """One loader for each set that is scored, in the order of ``names`` and ``held_images``."""
