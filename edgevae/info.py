@@ -16,6 +16,7 @@ from rich.text import Text
 
 from . import cards, model_file, zoo
 from .model import load
+from .words import counted
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -135,7 +136,7 @@ def _figures(judged: dict[str, Any]) -> Table:
 def _speed(speed: dict[str, Any]) -> Table:
     """How much longer than the native engine others take with this model."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"{speed['processor']}, {speed['threads']} threads", style="bold")
+    table.add_column(f"{speed['processor']}, {counted(speed['threads'], 'thread')}", style="bold")
     for operation in ("encode", "decode"):
         table.add_column(f"{operation} takes", header_style="dim", justify="right")
     for engine, ratios in speed["times_as_long"].items():

@@ -490,8 +490,7 @@ def load(
     """Load a model file and make it ready to run.
 
     Args:
-        path: a model file, or the name of a model in the package: "full", "edge", "full-int8", "edge-int8";
-            None for "full".
+        path: a model file, or the name of a model in the package: "full" or "edge"; None for "full".
         device: "cpu"; "cuda" or "cuda:1" for an NVIDIA GPU; "auto" for the first GPU if it works and encodes
             faster than the processor, which is measured once a process for each model file and setting
             (a dozen encodes and the time CUDA takes to start; ``model.chosen_because`` says how long it was).

@@ -14,7 +14,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="MODEL",
-        help="Model file, or a shipped model: full (the default), edge, full-int8, edge-int8.",
+        help="Model file, or a shipped model: full (the default) or edge.",
     ),
 ]
 ThreadsOption = Annotated[
