@@ -95,6 +95,7 @@ def test_hdf5_attributes_and_data_sets(model: Model, info: RunInfo, tmp_path: Pa
             "min_m": 0.25,
             "max_m": 80.0,
             "no_reading": -1.0,
+            "fill": False,
         }
         assert json.loads(attrs["intrinsics"])["fy"] == 31.0
         shapes = {name: (data.shape, data.dtype) for name, data in file.items()}
