@@ -18,12 +18,13 @@ here="$PWD"
 build() {
   local name="$1" flags="$2" define=()
   shift 2
-  for option in "$@"; do define+=(-C "cmake.define.$option"); done
+  for option in "$@"; do define+=(--config-settings "cmake.define.$option"); done
   rm -rf "build/$name"
   "$python" -m pip install -q --no-deps --target "build/$name" \
-    -C cmake.build-type=Debug -C install.strip=false -C build-dir="build/$name-objects" \
-    -C cmake.define.CMAKE_CXX_FLAGS="$flags -fno-omit-frame-pointer" \
-    -C cmake.define.CMAKE_CXX_FLAGS_DEBUG="-O1 -g" "${define[@]}" .
+    --config-settings cmake.build-type=Debug --config-settings install.strip=false \
+    --config-settings build-dir="build/$name-objects" \
+    --config-settings cmake.define.CMAKE_CXX_FLAGS="$flags -fno-omit-frame-pointer" \
+    --config-settings cmake.define.CMAKE_CXX_FLAGS_DEBUG="-O1 -g" "${define[@]}" .
 }
 
 # check NAME RUNTIME TESTS...: the tests on build/NAME, below the sanitizer's runtime library. It has to come

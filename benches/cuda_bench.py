@@ -362,7 +362,15 @@ def main() -> None:
             return small_run()
         check_outputs(given.json, given.markdown, overwrite=given.overwrite)
         if given.build:
-            run(sys.executable, "-m", "pip", "install", "-C", "cmake.define.EDGEVAE_CUDA=ON", ".")
+            run(
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--config-settings",
+                "cmake.define.EDGEVAE_CUDA=ON",
+                ".",
+            )
             again = [each for each in sys.argv if each != "--build"]
             os.execv(sys.executable, [sys.executable, *again])  # with the module that was just built
         document = measure(given.model, given.rounds, not given.no_tests)
