@@ -99,14 +99,14 @@ inline void pull_row(const FillLevel& from, int y, float* row, int width, float 
   for (int x = 0; x < width; ++x) unknown += row[x] != row[x];
   if (unknown == 0) return;
   const float *const own = &from.at(y / 2, 0), *const next = &from.at(fill_neighbour(y, from.h), 0);
-  const auto put = [=](float v, float f) { return v == v ? v : offset + sign * (f * (1 / 16.0f)); };
-  const auto slowly = [&](int x) { row[x] = put(row[x], 16 * pull_pixel(from, y, x)); };
+  const auto put = [=](float v, float f) { return v == v ? v : offset + sign * f; };
+  const auto slowly = [&](int x) { row[x] = put(row[x], pull_pixel(from, y, x)); };
   int x = 0;
   for (; x < width && x < 2; ++x) slowly(x);
   for (int i = 1; i + 1 < from.w && 2 * i + 1 < width; ++i, x += 2) {
     const float here = 9 * own[i] + 3 * next[i];
-    row[2 * i] = put(row[2 * i], here + 3 * own[i - 1] + next[i - 1]);
-    row[2 * i + 1] = put(row[2 * i + 1], here + 3 * own[i + 1] + next[i + 1]);
+    row[2 * i] = put(row[2 * i], (here + 3 * own[i - 1] + next[i - 1]) * (1 / 16.0f));
+    row[2 * i + 1] = put(row[2 * i + 1], (here + 3 * own[i + 1] + next[i + 1]) * (1 / 16.0f));
   }
   for (; x < width; ++x) slowly(x);
 }

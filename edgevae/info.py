@@ -66,9 +66,7 @@ def describe(path: Path | None) -> dict[str, Any]:
 
 def show(about: dict[str, Any]) -> None:
     """Print ``describe``'s document as tables."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
+    console = _console()
     card = {key: about["provenance"][key] for key in CARD if key in about["provenance"]}
     if card:
         for part in _card(card):
@@ -89,7 +87,7 @@ def overview() -> list[dict[str, Any]]:
 
 def show_overview(models: list[dict[str, Any]]) -> None:
     """Print ``overview``'s documents as one table."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table()
     table.add_column("model", style="bold")
     for head in ("MB", "M weights", "encode MMAC", "decode MMAC"):
         table.add_column(head, header_style="dim", justify="right")
@@ -103,8 +101,16 @@ def show_overview(models: list[dict[str, Any]]) -> None:
         )
         title = about["provenance"].get("title", "")
         table.add_row(about["shipped_as"], *(f"{number:.1f}" for number in numbers), Text(title))
+    _console().print(table)
+
+
+def _console() -> Console:
     console = Console()
-    (console if console.is_terminal else Console(width=110)).print(table)
+    return console if console.is_terminal else Console(width=110)
+
+
+def _table(**options: Any) -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), **options)
 
 
 def _card(card: dict[str, Any]) -> Iterator[Table | Text]:
@@ -122,7 +128,7 @@ def _card(card: dict[str, Any]) -> Iterator[Table | Text]:
 
 def _figures(judged: dict[str, Any]) -> Table:
     """Of one set, a row for each amount of depth, and what stands beside the model."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table()
     table.add_column(f"{judged['set']} ({judged['frames']} frames)", style="bold")
     shown = [(key, *named) for key, named in FIGURES.items() if any(key in row for row in judged["rows"])]
     for _, head, _ in shown:
@@ -135,7 +141,7 @@ def _figures(judged: dict[str, Any]) -> Table:
 
 def _speed(speed: dict[str, Any]) -> Table:
     """How much longer than the native engine others take with this model."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table()
     table.add_column(f"{speed['processor']}, {counted(speed['threads'], 'thread')}", style="bold")
     for operation in ("encode", "decode"):
         table.add_column(f"{operation} takes", header_style="dim", justify="right")
@@ -208,7 +214,7 @@ def _precision_text(about: dict[str, Any]) -> str:
 
 
 def _layer_table(title: str, layers: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table()
     table.add_column(title, style="bold")
     table.add_column("settings", header_style="dim")
     table.add_column("output", header_style="dim", justify="right")
@@ -246,7 +252,7 @@ def _provenance_table(provenance: dict[str, Any]) -> Table:
 
 
 def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table = _table(show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for key, value in rows:

@@ -17,8 +17,8 @@ _SUFFIX = ".safetensors"
 
 def shipped() -> list[str]:
     """Names of the models in the package, the default first."""
-    names = sorted(path.name.removesuffix(_SUFFIX) for path in FOLDER.glob(f"*{_SUFFIX}"))
-    return sorted(names, key=lambda name: not name.startswith(DEFAULT))
+    names = (path.name.removesuffix(_SUFFIX) for path in FOLDER.glob(f"*{_SUFFIX}"))
+    return sorted(names, key=lambda name: (name != DEFAULT, name))
 
 
 def path_of(model: str | os.PathLike[str] | None) -> Path:

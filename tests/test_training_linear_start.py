@@ -142,6 +142,22 @@ def test_missing_depth_is_taken_for_the_mean() -> None:
     torch.testing.assert_close(middle[0], ends.mean(0), atol=1e-3, rtol=1e-3)
 
 
+def test_a_filled_hole_is_taken_for_what_fills_it() -> None:
+    torch.manual_seed(0)
+    depth = {"encoding": "log", "min_m": 0.25, "max_m": 80.0, "no_reading": -1.5, "fill": True}
+    net = training.models.build(
+        "rgbd-vae", latent_dim=LATENTS, size=32, width=16, decoder_widths=[24, 32, 24], depth=depth
+    )
+    linear_start(net, batches(smooth(300, 0)), 250)
+    net.eval()
+    held = smooth(20, 1)
+    mirrored = held.clone()
+    mirrored[:, 3, :16] = -3 - held[:, 3, :16]
+    with torch.no_grad():
+        wanted, got = (net.posterior_of(x)[0] for x in (held, mirrored))
+    torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)
+
+
 def test_depth_counts_by_how_little_it_varies() -> None:
     """A tenth of the detail in depth, and a tenth of the error is left in it, for the same share of both."""
     x = smooth(300, 0)

@@ -80,8 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = parser().parse_args(arguments)
     source = path_of(options.model)
-    read = [source, options.text, options.evaluation, *options.bench]
-    check_outputs(options.output, overwrite=options.overwrite, read=read[1:])
+    read = [options.text, options.evaluation, *options.bench]
+    check_outputs(options.output, overwrite=options.overwrite, read=read)
     document, tensors, sha256 = model_file.read(source)
     document["provenance"] = unmeasured(document["provenance"]) | card(
         words(options.text),

@@ -28,6 +28,7 @@ from edgevae.torch_model import chain
 from .data import FramesDataModule
 from .data.draws import Draws
 from .data.frames import Frames
+from .models.base import deviation
 
 FRAMES = 4096
 AXES = 128  # of the features, along which the deviation may change
@@ -66,7 +67,7 @@ def fit_scale(
         with torch.inference_mode():
             features = [body(x) for x in (whole, part)]
             means = [F.linear(h, weight[:latents], bias[:latents]) for h in features]
-            std = _deviation(F.linear(features[0], weight[latents:], bias[latents:]), posterior)
+            std = deviation(F.linear(features[0], weight[latents:], bias[latents:]), **posterior)
         rows += features
         moments += [std.square(), (means[0] - means[1]).square() + std.square()]
     changed_weight, changed_bias = _fit(
@@ -95,13 +96,8 @@ def _pairs(data: FramesDataModule) -> Iterator[tuple[Tensor, Tensor]]:
             yield whole.batch(draws)["input"], part.batch(draws)["input"]
 
 
-def _deviation(raw: Tensor, posterior: dict[str, Any]) -> Tensor:
-    std = F.softplus(raw) if posterior["scale"] == "softplus" else torch.exp(raw / 2)
-    return std + float(posterior["epsilon"])
-
-
 def _raw(std: Tensor, posterior: dict[str, Any]) -> Tensor:
-    """What :func:`_deviation` makes ``std`` of."""
+    """What :func:`deviation` makes ``std`` of."""
     std = (std - float(posterior["epsilon"])).clamp(min=1e-6)
     return torch.log(torch.expm1(std)) if posterior["scale"] == "softplus" else 2 * std.log()
 
@@ -131,7 +127,7 @@ def _fit(
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 0.03 * (1 - step / STEPS)
-        std = _deviation(raw + along @ steps + shift, posterior)
+        std = deviation(raw + along @ steps + shift, **posterior)
         loss = (std.log() + moments / (2 * std.square())).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

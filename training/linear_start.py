@@ -200,17 +200,16 @@ def _see_holes(
     std = (_statistic(norm.running_var)[:QUARTERS] + norm.eps).sqrt()
     bend = depth.no_reading if depth.fill else (depth.no_reading - 1) / 2
     middle = (mean - weight * bend) / std  # of the readings
-    none = weight * (depth.no_reading - bend) / std
     norm.bias[:QUARTERS] = middle
     norm.bias[line.count : line.count + QUARTERS] = -middle
-    if depth.fill:
-        both = torch.cat([torch.full((QUARTERS,), 1 / (1 - slope)), line.first[QUARTERS:]])
-        other = torch.cat([torch.full((QUARTERS,), 1 / (1 - slope)), line.second[QUARTERS:]])
-        return line._replace(first=both, second=other)
-    share = (middle - none) / (-none * (1 / slope - slope))
     first, second = line.first.clone(), line.second.clone()
-    first[:QUARTERS] += share
-    second[:QUARTERS] += share / slope
+    if depth.fill:
+        first[:QUARTERS] = second[:QUARTERS] = 1 / (1 - slope)
+    else:
+        none = weight * (depth.no_reading - bend) / std
+        share = (middle - none) / (-none * (1 / slope - slope))
+        first[:QUARTERS] += share
+        second[:QUARTERS] += share / slope
     return line._replace(first=first, second=second)
 
 

@@ -128,7 +128,7 @@ class Frames(Dataset[Batch]):
         if spec.depth is not None:
             shown = withhold(target, missing, spec)
             if self._sky_counts():
-                target, valid = beyond_range(target.copy(), valid, spec)
+                target, valid = beyond_range(target.copy() if shown is target else target, valid, spec)
         x = torch.from_numpy(shown)
         return {
             "input": x,

@@ -89,8 +89,7 @@ class VAE(nn.Module):
         if self.posterior is None:
             return head, None
         mean, raw = head.chunk(2, dim=1)
-        std = F.softplus(raw) if self.posterior == "softplus" else torch.exp(raw / 2)
-        return mean, std + STD_EPSILON
+        return mean, deviation(raw, self.posterior, STD_EPSILON)
 
     def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """Pictures (N, C, h, w) in [-1, 1] from latents (N, latent_dim)."""
@@ -124,6 +123,11 @@ class VAE(nn.Module):
             **input_document(self.input),
             "provenance": self.provenance,
         }
+
+
+def deviation(raw: Tensor, scale: str, epsilon: float) -> Tensor:
+    """A posterior's standard deviation from its raw scale; ``scale`` as in the document of a model file."""
+    return (F.softplus(raw) if scale == "softplus" else torch.exp(raw / 2)) + epsilon
 
 
 def input_document(spec: InputSpec) -> dict[str, Any]:
