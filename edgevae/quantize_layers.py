@@ -8,20 +8,22 @@ docs/model-file.md has the arithmetic. What becomes what:
 
 How the numbers are chosen, each layer fed with what the rounded layers before it give:
 
-- the range of an input is the one seen, times the factor of ``CUTS`` that brings the output nearest;
-- the weights of each output channel fill -127..127;
+- the range of each input channel is the one seen and ``ROOM`` more, times the factor of ``CUTS`` that brings
+  the output nearest; the integer that stands for 0 is one for all channels, chosen likewise;
+- the weights of each output channel fill -127..127, their errors made to cancel: ``quantize_rounding.py``;
 - the bias takes up the mean error that is left (Nagel et al. 2019, "Data-free quantization through weight
   equalization and bias correction").
 
-All channels of an input share one scale, although the format has one for each: a channel that is quiet on
-the calibration frames may be loud on others, and a scale of its own would cut it off. For the same reason
-:func:`edgevae.quantize.vary` widens what calibration sees. ``edgevae quantize`` measures what that costs on
-frames held out, and prints it.
+Channels differ by what they hold: where a network starts as principal components
+(``training/linear_start.py``), the first is many times as loud as the last. A channel that is quiet on the
+calibration frames may be loud on others, and its scale would cut it off: hence ``ROOM``, no range below
+``QUIETEST`` of the widest, and :func:`edgevae.quantize.vary`, which widens what calibration sees.
+``edgevae quantize`` measures what that costs on frames held out, and prints it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +33,11 @@ from . import _core
 from .errors import QuantizeError
 from .model_file import MAX_TERMS
 from .preprocess import FloatArray
+from .quantize_rounding import LARGEST, Doubles, moments, rotate_between, rounded, windows
 
-CUTS = (1.0, 0.95, 0.9, 0.8, 0.7)
+CUTS = (1.0, 0.9, 0.8, 0.7)
+ROOM = 1.2  # ranges reach so much farther than what was seen, before they are cut
+QUIETEST = 1 / 64
 SEARCH_IMAGES = 16  # on which the cut is chosen
 BATCH = 8  # images that go through the engine together
 
@@ -74,7 +79,8 @@ def quantize_chain(
     Raises:
         QuantizeError: a layer gives NaN or infinity.
     """
-    exact = rounded = x
+    tensors = rotate_between(layers, tensors)
+    exact = given = x
     out: list[Layer] = []
     kept: Tensors = {}
     for group in _with_activations(layers):
@@ -90,15 +96,16 @@ def quantize_chain(
         if mode == "float":
             names = {key: layer[key] for key in ("weight", "bias") if layer.get(key) is not None}
             new, named = dict(layer), {key: tensors[name] for key, name in names.items()}
-            exact, rounded = wanted, _run(group, tensors, rounded, pool)
+            exact, given = wanted, _run(group, tensors, given, pool)
         else:
             bias = None if layer["bias"] is None else tensors[layer["bias"]]
             step = _Rounded(layer, tensors[layer["weight"]], bias)
             if mode == "integer":
-                step.choose_range(group, rounded, wanted, pool)
-            step.correct_bias(_run([layer], tensors, exact, pool), rounded, pool)
+                step.choose_range(group, given, wanted, pool)
+            step.cancel_errors(given)
+            step.correct_bias(_run([layer], tensors, exact, pool), given, pool)
             new, named = step.stored()
-            exact, rounded = wanted, step.run(group, rounded, pool)
+            exact, given = wanted, step.run(group, given, pool)
         for key, tensor in named.items():
             new[key] = f"{chain}.{index}.{key}"
             kept[new[key]] = tensor
@@ -191,16 +198,36 @@ class _Rounded:
     def choose_range(
         self, group: Sequence[Layer], x: FloatArray, wanted: FloatArray, pool: _core.Pool
     ) -> None:
-        """Set scale and zero of the input to those whose output on ``x`` is nearest to ``wanted``."""
-        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+        """Set scales and zero of the input to those whose output on ``x`` is nearest to ``wanted``."""
+        others = (0, *range(2, x.ndim))
+        low, high = (ROOM * np.asarray(bound(others, initial=0), np.float64) for bound in (x.min, x.max))
         some = slice(None, None, -(-len(x) // SEARCH_IMAGES))
-        errors = {}
-        for cut in CUTS:
-            self._set_range(cut * low, cut * high)
-            error = np.subtract(self.run(group, x[some], pool), wanted[some], dtype=np.float64)
-            errors[cut] = float(np.mean(np.square(error)))
-        cut = min(errors, key=lambda cut: errors[cut])
-        self._set_range(cut * low, cut * high)
+
+        def error(zero: int, cut: float) -> float:
+            self._set_range(cut * low, cut * high, zero)
+            off = np.subtract(self.run(group, x[some], pool), wanted[some], dtype=np.float64)
+            return float(np.mean(np.square(off)))
+
+        zero = min(_zeros(low, high), key=lambda zero: error(zero, 1.0))
+        cut = min(CUTS, key=lambda cut: error(zero, cut))
+        self._set_range(cut * low, cut * high, zero)
+
+    def cancel_errors(self, x: FloatArray) -> None:
+        """Round the weights anew, for inputs like ``x``."""
+        op, weight, scale, out = self.layer["op"], self._on_input(), self.weight_scale, self.rounded
+        if self.input_scale is not None:
+            x = self._read(x)
+        if op == "linear":
+            _cancel(weight, scale, out, [x])
+        elif op == "conv2d":
+            _cancel(weight, scale, out, self._windows(x, 0))
+        elif op == "upsample_conv2d":
+            for phase in range(4):
+                _cancel(weight[phase], scale[phase], out[phase], self._windows(x, phase))
+        else:  # each pixel of a transposed kernel by itself
+            last = (1, 2, 3, 0)
+            pixels = x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
+            _cancel(weight.transpose(last), scale.transpose(last), out.transpose(last), [pixels])
 
     def correct_bias(self, wanted: FloatArray, x: FloatArray, pool: _core.Pool) -> None:
         """Move the bias so that each output channel has the mean of ``wanted``, the float layer's output."""
@@ -210,8 +237,7 @@ class _Rounded:
     def run(self, group: Sequence[Layer], x: FloatArray, pool: _core.Pool) -> FloatArray:
         """The layer and its activations, (N, ...) to (N, ...)."""
         if self.input_scale is not None:
-            q = quantize_input(x, self.input_scale, self.input_zero)
-            x = q.astype(np.float32) - np.float32(self.input_zero)
+            x = self._read(x)
         weight = self.rounded * self.weight_scale
         layer = {**self.layer, "weight": "weight", "bias": "bias"}
         if layer["op"] != "upsample_conv2d":
@@ -237,17 +263,59 @@ class _Rounded:
             return dict(self.layer), named
         return {**self.layer, "input_zero": self.input_zero}, {**named, "input_scale": self.input_scale}
 
-    def _set_range(self, low: float, high: float) -> None:
-        scale = max((high - low) / 255, _SMALLEST) if high > low else 1.0
-        self.input_scale = np.full(self.weight.shape[self.inputs], scale, np.float32)
-        self.input_zero = int(np.clip(np.rint(-low / scale), 0, 255))
+    def _set_range(self, low: Doubles, high: Doubles, zero: int) -> None:
+        """``low`` and ``high`` (I,), which 0 lies between."""
+        scale = np.maximum(high / max(255 - zero, 1), -low / max(zero, 1))
+        scale = np.maximum(scale, QUIETEST * scale.max())
+        self.input_scale = np.where(scale > 0, np.maximum(scale, _SMALLEST), 1.0).astype(np.float32)
+        self.input_zero = zero
         self._round()
 
+    def _read(self, x: FloatArray) -> FloatArray:
+        """The integers that weights are multiplied with, as float32."""
+        assert self.input_scale is not None
+        q = quantize_input(x, self.input_scale, self.input_zero)
+        return q.astype(np.float32) - np.float32(self.input_zero)
+
+    def _on_input(self) -> FloatArray:
+        """Weights for what ``_read`` gives."""
+        if self.input_scale is None:
+            return self.weight
+        return self.weight * self.input_scale.reshape(-1, *[1] * (self.weight.ndim - self.inputs - 1))
+
     def _round(self) -> None:
-        weight = self.weight
-        if self.input_scale is not None:
-            weight = weight * self.input_scale.reshape(-1, *[1] * (weight.ndim - self.inputs - 1))
+        """Each weight to the nearest integer."""
+        weight = self._on_input()
         largest = np.abs(weight).max(self.covered, keepdims=True)
-        scale = np.where(largest > 0, np.maximum(largest / 127, _SMALLEST), 1.0).astype(np.float32)
+        scale = np.where(largest > 0, np.maximum(largest / LARGEST, _SMALLEST), 1.0).astype(np.float32)
         self.weight_scale: FloatArray = scale
-        self.rounded = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+        self.rounded = np.clip(np.rint(weight / scale), -LARGEST, LARGEST).astype(np.int8)
+
+    def _windows(self, x: FloatArray, phase: int) -> Iterator[FloatArray]:
+        """What a convolution, or a phase of an upsampling one, multiplies."""
+        mode = self.layer["padding_mode"]
+        if self.layer["op"] == "upsample_conv2d":
+            down, right = divmod(phase, 2)
+            return windows(x, (2, 2), 1, ((1 - down, down), (1 - right, right)), mode)
+        kernel, around = self.weight.shape[2:], (self.layer["padding"],) * 2
+        return windows(x, (kernel[0], kernel[1]), self.layer["stride"], (around, around), mode)
+
+
+def _cancel(
+    weight: FloatArray, scale: FloatArray, out: npt.NDArray[np.int8], inputs: Iterable[FloatArray]
+) -> None:
+    """Round ``weight`` into ``out``; ``inputs`` (n, T) are what its last axes are multiplied with."""
+    products = moments(inputs)
+    if products is not None:
+        scale = np.broadcast_to(scale, weight.shape).reshape(-1, len(products))[:, 0]
+        out[...] = rounded(weight.reshape(-1, len(products)), scale, products).reshape(out.shape)
+
+
+def _zeros(low: Doubles, high: Doubles) -> list[int]:
+    """Integers that may stand for 0: what would suit some channels (I,) and the widest range."""
+    span = high - low
+    if not span.any():
+        return [0]
+    suits = 255 * -low[span > 0] / span[span > 0]
+    widest = 255 * -low.min() / (high.max() - low.min())
+    return sorted({int(np.rint(zero)) for zero in (widest, *np.quantile(suits, (0.1, 0.5, 0.9)))})
