@@ -1,21 +1,27 @@
 """The posterior's deviation, fitted afterwards: how far latents move when depth is taken away.
 
 While a network trains, nothing asks the posterior of a frame without depth to contain that of the same frame
-with its depth. So its deviation hardly grows, though the latents move by many of it. Here only the rows that
-make the deviation are fitted, means and decoder stay: for pairs of the same training frame, whole and with
-depth withheld as training withholds it, by maximum likelihood
+with its depth. So its deviation hardly grows, though the latents move by many of it. Here only what makes the
+deviation is fitted, means and decoder stay: for pairs of the same training frame, whole and with depth
+withheld as training withholds it, by maximum likelihood
 
     minimise  log s + ((m_whole - m)^2 + s_whole^2) / (2 s^2),
 
 which is the cross-entropy from q(z | whole) to q(z | part), averaged. For the whole frame itself the least
 lies at s = s_whole: what it was. ``training.evaluate.coverage`` checks on other frames whether it worked.
+
+Where two linear layers end the encoder, the numbers between them hold what the means need, in as many
+directions as there are latents, and hardly how much depth is missing. The directions that no mean depends on
+are given away: to what of the convolutions' output tells most of the wanted deviation, by reduced-rank
+regression (Izenman, "Reduced-rank regression for the multivariate linear model", 1975).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +37,8 @@ from .data.frames import Frames
 from .models.base import deviation
 
 FRAMES = 4096
-AXES = 128  # of the features, along which the deviation may change
+AXES = 512  # of what the last layer sees, along which the deviation may change
+SEEN = 1024  # axes of the convolutions' output that are looked at for what tells of it
 STEPS = 400
 _BATCH = 32
 
@@ -42,7 +49,7 @@ def fit_scale(
     data: FramesDataModule,
     say: Callable[[str], None] = lambda words: None,
 ) -> int:
-    """Replace the rows of the encoder's last layer that make the deviation, in ``tensors``.
+    """Replace what makes the deviation in the encoder's last linear layer, or two, in ``tensors``.
 
     Args:
         document, tensors: of a model file that is not int8.
@@ -53,29 +60,72 @@ def fit_scale(
         How many frames it took; 0 where training withholds no depth, or the model has no posterior or does
         not end in a linear layer, and nothing was changed.
     """
-    last = document["encoder"][-1]
-    augment, posterior = data.augment, document["posterior"]
+    layers, posterior = document["encoder"], document["posterior"]
+    heads = list(takewhile(lambda layer: layer["op"] == "linear", layers[:-3:-1]))[::-1]
+    augment = data.augment
     withholds = augment.dropping + augment.drop_holes + augment.drop_range
-    if not withholds or posterior is None or last["op"] != "linear" or last["bias"] is None:
+    if not withholds or posterior is None or not heads or any(head["bias"] is None for head in heads):
         return 0
     say(f"deviation of the posterior, from {FRAMES} training frames and the same without some of their depth")
     latents = int(document["latent_dim"])
-    body = chain(document["encoder"][:-1], tensors)
-    weight, bias = (torch.from_numpy(np.array(tensors[last[key]], np.float32)) for key in ("weight", "bias"))
+    body = chain(layers[: -len(heads)], tensors)
+    weights = [
+        _Linear(*(torch.from_numpy(np.array(tensors[head[key]], np.float32)) for key in ("weight", "bias")))
+        for head in heads
+    ]
     rows, moments = [], []
     for whole, part in _pairs(data):
         with torch.inference_mode():
             features = [body(x) for x in (whole, part)]
-            means = [F.linear(h, weight[:latents], bias[:latents]) for h in features]
-            std = deviation(F.linear(features[0], weight[latents:], bias[latents:]), **posterior)
-        rows += features
-        moments += [std.square(), (means[0] - means[1]).square() + std.square()]
-    changed_weight, changed_bias = _fit(
-        torch.cat(rows), torch.cat(moments), weight[latents:], bias[latents:], posterior
-    )
-    tensors[last["weight"]] = torch.cat([weight[:latents], changed_weight]).numpy()
-    tensors[last["bias"]] = torch.cat([bias[:latents], changed_bias]).numpy()
+            outputs = [_through(weights, h).tensor_split([latents], 1) for h in features]
+            variance = deviation(outputs[0][1], **posterior).square()
+            rows += features
+            moments += [variance, (outputs[0][0] - outputs[1][0]).square() + variance]
+    seen, wanted = torch.cat(rows), torch.cat(moments)
+    if len(heads) == 2:
+        weights = _give_away(weights, latents, seen, _raw(wanted.sqrt(), posterior))
+        seen = weights[0](seen)
+    weights[-1] = _fit(seen, wanted, weights[-1], latents, posterior)
+    for head, (weight, bias) in zip(heads, weights, strict=True):
+        tensors[head["weight"]], tensors[head["bias"]] = weight.numpy(), bias.numpy()
     return FRAMES
+
+
+class _Linear(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def _through(layers: Sequence[_Linear], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def _give_away(layers: Sequence[_Linear], latents: int, rows: Tensor, wanted: Tensor) -> list[_Linear]:
+    """Two linear layers, the directions between them that no mean depends on made to tell of ``wanted``.
+
+    Args:
+        layers: (H, D) and (2 latents, H).
+        latents: how many means.
+        rows: what the first sees, (N, D).
+        wanted: raw scales (N, latents).
+    """
+    first, last = layers
+    free = len(first.weight) - latents
+    if free <= 0:
+        return list(layers)
+    middle, axes, along = _axes(rows, SEEN)
+    tells = torch.linalg.svd(along.T @ (wanted - wanted.mean(0)) / len(rows), full_matrices=False)[0]
+    told = (axes @ tells[:, :free]).T
+    kept = torch.linalg.svd(last.weight[:latents], full_matrices=False)[2]
+    return [
+        _Linear(torch.cat([kept @ first.weight, told]), torch.cat([kept @ first.bias, -told @ middle])),
+        _Linear(F.pad(last.weight @ kept.T, (0, len(told))), last.bias),
+    ]
 
 
 def _pairs(data: FramesDataModule) -> Iterator[tuple[Tensor, Tensor]]:
@@ -102,23 +152,27 @@ def _raw(std: Tensor, posterior: dict[str, Any]) -> Tensor:
     return torch.log(torch.expm1(std)) if posterior["scale"] == "softplus" else 2 * std.log()
 
 
-def _fit(
-    rows: Tensor, moments: Tensor, weight: Tensor, bias: Tensor, posterior: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the raw scale, changed along the rows' principal axes.
-
-    Args:
-        rows: features (N, D).
-        moments: wanted mean squares of z - mean, (N, latent_dim).
-        weight, bias: (latent_dim, D), (latent_dim,).
-        posterior: of the document.
-    """
+def _axes(rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of (N, D), its first principal axes (D, A) scaled to a deviation of 1, and rows along them."""
     torch.manual_seed(0)
     middle = rows.mean(0)
-    _, scale, axes = torch.pca_lowrank(rows - middle, min(AXES, *rows.shape), center=False)
+    _, scale, axes = torch.pca_lowrank(rows - middle, min(count, *rows.shape), center=False)
     axes = axes / (scale / len(rows) ** 0.5).clamp(min=1e-6)
-    along = (rows - middle) @ axes
-    raw = F.linear(rows, weight, bias)
+    return middle, axes, (rows - middle) @ axes
+
+
+def _fit(rows: Tensor, moments: Tensor, layer: _Linear, latents: int, posterior: dict[str, Any]) -> _Linear:
+    """The last layer, its rows of the raw scale changed along the principal axes of what it sees.
+
+    Args:
+        rows: what it sees (N, D).
+        moments: wanted mean squares of z - mean, (N, latents).
+        layer: (2 latents, D).
+        latents: how many.
+        posterior: of the document.
+    """
+    middle, axes, along = _axes(rows, AXES)
+    raw = layer(rows)[:, latents:]
     # Begin with least squares to each pair's own distance: from far too narrow it is a long way.
     away = _raw(moments.sqrt(), posterior) - raw
     shift = away.mean(0).requires_grad_()
@@ -134,4 +188,7 @@ def _fit(
         optimizer.step()
     with torch.no_grad():
         turned = (axes @ steps).T
-        return weight + turned, bias + shift - turned @ middle
+        return _Linear(
+            torch.cat([layer.weight[:latents], layer.weight[latents:] + turned]),
+            torch.cat([layer.bias[:latents], layer.bias[latents:] + shift - turned @ middle]),
+        )
