@@ -1,8 +1,9 @@
 """A model file in floating point to one with int8 layers, kept only if it is as good.
 
 ``quantize_layers.py`` chooses the numbers on three of four frames. The written file is loaded, run beside the
-float model on all of them, and gets its name only within ``MIN_COSINE`` and ``MAX_LOSS_DB``. No PyTorch: this
-runs on the edge machine, on what its own camera sees.
+float model on all of them, and gets its name only within ``MIN_COSINE`` and ``MAX_LOSS_DB``. Where it loses
+more, the inputs of the layer that loses most stay floating-point numbers, and then those of the next one. No
+PyTorch: this runs on the edge machine, on what its own camera sees.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .files import replacing
 from .frame import Frame
 from .model import Model, load
 from .preprocess import FloatArray, InputSpec, pack_with_mask, withhold
-from .quantize_layers import quantize_chain, steps
+from .quantize_layers import Rounded, quantize_chain, steps
 from .sources.base import Source
 from .words import counted
 from .zoo import path_of
@@ -83,6 +84,7 @@ class QuantizeReport:
         bytes, source_bytes: its size, and that of the file it was made from.
         calibrated: the loss on the frames that its numbers were chosen on.
         held_out: the loss on the others.
+        float_inputs: layers that would have lost too much on integers: "encoder[3]".
     """
 
     path: str
@@ -90,12 +92,14 @@ class QuantizeReport:
     source_bytes: int
     calibrated: Loss
     held_out: Loss
+    float_inputs: list[str]
 
     def __str__(self) -> str:
+        left = f"\n{', '.join(self.float_inputs)} on floating-point inputs" if self.float_inputs else ""
         return (
             f"{self.path}: {self.bytes / 1e6:.1f} MB, made from {self.source_bytes / 1e6:.1f} MB\n"
             f"{self.held_out.frames} frames held out: {self.held_out}\n"
-            f"{self.calibrated.frames} frames calibrated on: {self.calibrated}"
+            f"{self.calibrated.frames} frames calibrated on: {self.calibrated}{left}"
         )
 
 
@@ -162,27 +166,44 @@ def quantize_file(
     x, valid = _packed(frames, exact.spec.input, calibration)
     held_out = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
 
-    document, tensors = _rounded(document, tensors, vary(x[~held_out], exact.spec.input), exact, quiet)
-    document["provenance"] = unmeasured(document["provenance"])
-    document["provenance"]["quantized"] = {
-        "from_sha256": digest,
-        "calibration": calibration,
-        "frames": int((~held_out).sum()),
-        "frames_held_out": int(held_out.sum()),
+    kept = {name: tensors[name] for name in model_file.known_tensors(document)}
+    chains = _chains(document, vary(x[~held_out], exact.spec.input), tensors, exact)
+    float_inputs: dict[str, list[int]] = {chain: [] for chain in chains}
+    rounded = {
+        chain: _rounded(chain, document, tensors, chains, float_inputs, exact, quiet) for chain in chains
     }
     try:
         with replacing(target) as temporary:
-            _write(temporary, target, document, tensors)
-            model = load(temporary, device="cpu", threads=threads)
-            calibrated, unseen = (_loss(exact, model, x[some], valid[some]) for some in (~held_out, held_out))
-            _check_loss(calibrated, "it was calibrated on")
-            _check_loss(unseen, "held out of calibration")
-            figures = {f"int8_{name}": figure for name, figure in asdict(unseen).items() if name != "frames"}
-            document["provenance"].setdefault("metrics", {}).update(figures)
-            _write(temporary, target, document, tensors)
+            while True:
+                made = _document(document, rounded)
+                made["provenance"]["quantized"] = {
+                    "from_sha256": digest,
+                    "calibration": calibration,
+                    "frames": int((~held_out).sum()),
+                    "frames_held_out": int(held_out.sum()),
+                    "float_inputs": _named(float_inputs),
+                }
+                named = kept | {name: t for chain in rounded.values() for name, t in chain.tensors.items()}
+                _write(temporary, target, made, named)
+                model = load(temporary, device="cpu", threads=threads)
+                losses = [_loss(exact, model, x[some], valid[some]) for some in (~held_out, held_out)]
+                chain = _blamed(losses)
+                if chain is None or not rounded[chain].turns:
+                    break
+                turns = rounded[chain].turns
+                float_inputs[chain].append(max(turns, key=lambda index: turns[index]))
+                rounded[chain] = _rounded(chain, document, tensors, chains, float_inputs, exact, quiet)
+            for loss, frames_are in zip(
+                losses, ("it was calibrated on", "held out of calibration"), strict=True
+            ):
+                _check_loss(loss, frames_are)
+            figures = {f"int8_{name}": value for name, value in asdict(losses[1]).items() if name != "frames"}
+            made["provenance"].setdefault("metrics", {}).update(figures)
+            _write(temporary, target, made, named)
     except OSError as error:
         raise ModelFileError(f"{target} cannot be written: {error.strerror or error}.") from error
-    return QuantizeReport(str(target), target.stat().st_size, source.stat().st_size, calibrated, unseen)
+    size, source_size = target.stat().st_size, source.stat().st_size
+    return QuantizeReport(str(target), size, source_size, losses[0], losses[1], _named(float_inputs))
 
 
 def spread(source: Source, count: int) -> Iterator[Frame]:
@@ -275,14 +296,10 @@ def _packed(
 # --- the work ----------------------------------------------------------------------------------
 
 
-def _rounded(
-    document: Mapping[str, Any],
-    tensors: Mapping[str, FloatArray],
-    x: FloatArray,
-    exact: Model,
-    quiet: bool,
-) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Document and tensors of the int8 model, its numbers chosen on ``x`` (N, C, h, w)."""
+def _chains(
+    document: Mapping[str, Any], x: FloatArray, tensors: Mapping[str, FloatArray], exact: Model
+) -> dict[str, FloatArray]:
+    """What encoder and decoder are calibrated on, of ``x`` (N, C, h, w)."""
     size = exact.spec.input
     starts = {"encoder": (size.channels, size.height, size.width), "decoder": (exact.spec.latent_dim,)}
     largest = max(
@@ -292,20 +309,54 @@ def _rounded(
     )
     count = max(4, CALIBRATION_BYTES // (4 * largest))
     x = x[:: -(-len(x) // count)]
-    inputs = {"encoder": x, "decoder": exact.encode_tensor(x)}
-    rounded = {**copy.deepcopy(dict(document)), "precision": "int8"}
-    kept: dict[str, npt.NDArray[Any]] = {}
-    pool = _core.Pool(exact.threads)
+    return {"encoder": x, "decoder": exact.encode_tensor(x)}
+
+
+def _rounded(
+    chain: str,
+    document: Mapping[str, Any],
+    tensors: Mapping[str, FloatArray],
+    chains: Mapping[str, FloatArray],
+    float_inputs: Mapping[str, Sequence[int]],
+    exact: Model,
+    quiet: bool,
+) -> Rounded:
+    """One of the int8 model's chains."""
+    layers = document[chain]
     hidden = quiet or not sys.stdout.isatty()
     with Progress(console=Console(), transient=True, disable=hidden) as bar:
-        task = bar.add_task("quantizing", total=sum(steps(document[chain]) for chain in inputs))
-        for chain, start in inputs.items():
-            layers, named = quantize_chain(
-                chain, document[chain], tensors, start, pool, lambda: bar.advance(task)
-            )
-            rounded[chain] = layers
-            kept |= named
-    return rounded, kept | {name: tensors[name] for name in model_file.known_tensors(document)}
+        task = bar.add_task(f"quantizing the {chain}", total=steps(layers))
+        return quantize_chain(
+            chain,
+            layers,
+            tensors,
+            chains[chain],
+            _core.Pool(exact.threads),
+            lambda: bar.advance(task),
+            outputs=exact.spec.latent_dim if chain == "encoder" else None,
+            float_inputs=float_inputs[chain],
+        )
+
+
+def _document(document: Mapping[str, Any], rounded: Mapping[str, Rounded]) -> dict[str, Any]:
+    """That of the int8 model."""
+    made = {**copy.deepcopy(dict(document)), "precision": "int8"}
+    made |= {chain: found.layers for chain, found in rounded.items()}
+    made["provenance"] = unmeasured(made["provenance"])
+    return made
+
+
+def _named(layers: Mapping[str, Sequence[int]]) -> list[str]:
+    return [f"{chain}[{index}]" for chain, indices in layers.items() for index in sorted(indices)]
+
+
+def _blamed(losses: Sequence[Loss]) -> str | None:
+    """Which chain loses too much; None if neither does."""
+    if any(not loss.latent_cosine_min >= MIN_COSINE for loss in losses):
+        return "encoder"
+    if any(not loss.decode_db <= MAX_LOSS_DB for loss in losses):
+        return "decoder"
+    return "encoder" if any(not loss.round_trip_db <= MAX_LOSS_DB for loss in losses) else None
 
 
 def _write(

@@ -4,7 +4,9 @@ docs/model-file.md has the arithmetic. What becomes what:
 
 - convolutions of every kind: int8 weights, 8-bit inputs, exact integer sums;
 - linear layers: int8 weights alone. Reading weights is what they cost, so their inputs stay float32;
-- a first convolution on the picture stays float32: with a few input channels integers win nothing.
+- a first convolution on the picture stays float32: with a few input channels integers win nothing;
+- of layers that the caller names inputs stay float32, too, and so do the weights of what is no plain
+  convolution: :mod:`edgevae.quantize` names those that would turn the outputs most.
 
 How the numbers are chosen, each layer fed with what the rounded layers before it give:
 
@@ -23,8 +25,8 @@ calibration frames may be loud on others, and its scale would cut it off: hence 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +35,15 @@ from . import _core
 from .errors import QuantizeError
 from .model_file import MAX_TERMS
 from .preprocess import FloatArray
-from .quantize_rounding import LARGEST, Doubles, moments, rotate_between, rounded, windows
+from .quantize_rounding import (
+    LARGEST,
+    Doubles,
+    level_before,
+    moments,
+    rotate_between,
+    rounded,
+    windows,
+)
 
 CUTS = (1.0, 0.9, 0.8, 0.7)
 ROOM = 1.2  # ranges reach so much farther than what was seen, before they are cut
@@ -55,6 +65,21 @@ Layer = dict[str, Any]
 Tensors = dict[str, npt.NDArray[Any]]
 
 
+class Rounded(NamedTuple):
+    """A chain with int8 weights.
+
+    Attributes:
+        layers: of docs/model-file.md.
+        tensors: what they name.
+        turns: by how much a layer on integers turns the chain's outputs where all others are exact, 1 -
+            cosine at most, by its index.
+    """
+
+    layers: list[Layer]
+    tensors: Tensors
+    turns: dict[int, float]
+
+
 def quantize_chain(
     chain: str,
     layers: Sequence[Layer],
@@ -62,7 +87,10 @@ def quantize_chain(
     x: FloatArray,
     pool: _core.Pool,
     advance: Callable[[], None],
-) -> tuple[list[Layer], Tensors]:
+    *,
+    outputs: int | None = None,
+    float_inputs: Collection[int] = (),
+) -> Rounded:
     """An encoder's or decoder's layers with int8 weights.
 
     Args:
@@ -72,14 +100,16 @@ def quantize_chain(
         x: float32 (N, ...), inputs to calibrate on.
         pool: runs the layers.
         advance: called when a layer is done.
-
-    Returns:
-        The layers and the tensors that these name.
+        outputs: how many of the chain's first outputs count; None for all.
+        float_inputs: indices of convolutions of any kind whose inputs stay float32.
 
     Raises:
         QuantizeError: a layer gives NaN or infinity.
     """
     tensors = rotate_between(layers, tensors)
+    linear = [index for index, layer in enumerate(layers) if layer["op"] == "linear"]
+    tensors = level_before(layers, tensors, [*linear, *float_inputs])
+    turns: dict[int, float] = {}
     exact = given = x
     out: list[Layer] = []
     kept: Tensors = {}
@@ -93,6 +123,8 @@ def quantize_chain(
             )
         first = not any("weight" in done for done in out)
         mode = _mode(layer, tensors, on_picture=first and chain == "encoder")
+        if mode == "integer" and index in float_inputs:
+            mode = "weights" if layer["op"] == "conv2d" else "float"
         if mode == "float":
             names = {key: layer[key] for key in ("weight", "bias") if layer.get(key) is not None}
             new, named = dict(layer), {key: tensors[name] for key, name in names.items()}
@@ -105,18 +137,32 @@ def quantize_chain(
             step.cancel_errors(given)
             step.correct_bias(_run([layer], tensors, exact, pool), given, pool)
             new, named = step.stored()
+            if mode == "integer":
+                some = slice(None, None, -(-len(x) // SEARCH_IMAGES))
+                rest = layers[index + len(group) :]
+                ends = [wanted[some], step.run(group, exact[some], pool)]
+                if rest:
+                    ends = [_run(rest, tensors, end, pool) for end in ends]
+                turns[index] = _turn(*(end.reshape(len(end), -1)[:, :outputs] for end in ends))
             exact, given = wanted, step.run(group, given, pool)
         for key, tensor in named.items():
             new[key] = f"{chain}.{index}.{key}"
             kept[new[key]] = tensor
         out += [new, *group[1:]]
         advance()
-    return out, kept
+    return Rounded(out, kept, turns)
 
 
 def steps(layers: Sequence[Layer]) -> int:
     """How often :func:`quantize_chain` calls ``advance``."""
     return len(_with_activations(layers))
+
+
+def _turn(wanted: FloatArray, got: FloatArray) -> float:
+    """1 - cosine at most, between rows."""
+    a, b = wanted.astype(np.float64), got.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.max(1 - (a * b).sum(1) / np.maximum(lengths, _SMALLEST)))
 
 
 def _with_activations(layers: Sequence[Layer]) -> list[list[Layer]]:

@@ -7,6 +7,10 @@ that hold one line with opposite signs, say), the errors of their weights can ca
 * ``rounded``: one input after the other is rounded, and what that leaves is taken up by the weights of the
   inputs to come, as second-order statistics ask (Hassibi and Stork, "Optimal brain surgeon", NeurIPS 1992;
   in this order and with Cholesky factors Frantar et al., "GPTQ", ICLR 2023, section 3).
+* ``level_before``: weights whose inputs stay float share a scale with all others of their row. A channel
+  times s before an activation that is straight on either side of 0 comes out times s, and the weights on it
+  can be divided by s (Nagel et al., "Data-free quantization through weight equalization and bias correction",
+  ICCV 2019, section 4.1). With s the largest of them, the coarse scale meets quiet inputs only.
 * ``rotate_between``: where two linear layers follow each other without an activation, any rotation Q may
   stand between them, W2 W1 = (W2 Q^T)(Q W1). After a random one no weight stands out, so that those of a row
   share a scale well (Chee et al., "QuIP", NeurIPS 2023, section 4). A layer that hands its input on, one
@@ -31,6 +35,8 @@ DAMPING = 0.01  # of the mean of H's diagonal, added to it: what few inputs say 
 _BLOCK = 64  # columns whose errors are handed on together
 _IMAGES = 8  # whose windows are taken together
 _SEED = 0  # of rotations
+_STRAIGHT = ("relu", "leaky_relu")
+_LEAST = 1e-3  # of the largest factor
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _PADDING: dict[str, Any] = {"zeros": "constant", "replicate": "edge"}
 
@@ -143,4 +149,35 @@ def rotate_between(
         for name, value in zip(parts, (q, q.T, q), strict=False):
             turned = out[name] @ value if name == second["weight"] else value @ out[name]
             out[name] = turned.astype(np.float32)
+    return out
+
+
+def level_before(
+    layers: Sequence[Mapping[str, Any]], tensors: Mapping[str, FloatArray], which: Iterable[int]
+) -> dict[str, FloatArray]:
+    """The tensors of a chain, weights of some layers level over their input channels; it computes the same.
+
+    Args:
+        which: indices of linear layers and convolutions. Nothing is done before one that anything but a
+            reshape and activations straight on either side of 0 parts from another.
+    """
+    out = dict(tensors)
+    names = [layer[key] for layer in layers for key in ("weight", "bias") if layer.get(key) is not None]
+    for index in which:
+        at = index - 1
+        while at >= 0 and (layers[at].get("kind") in _STRAIGHT or layers[at]["op"] == "reshape"):
+            at -= 1
+        if at < 0 or layers[at]["op"] not in ("conv2d", "upsample_conv2d", "linear"):
+            continue
+        before, weight = layers[at], layers[index]["weight"]
+        parts = [before["weight"], weight, *([before["bias"]] if before["bias"] is not None else [])]
+        channels = len(out[before["weight"]])
+        if any(names.count(name) > 1 for name in parts) or out[weight].shape[1] % channels:
+            continue
+        by_channel = out[weight].reshape(len(out[weight]), channels, -1)
+        largest = np.abs(by_channel).max(2)  # (O, channels); each row has a scale of its own
+        factor = (largest / largest.max(1, keepdims=True).clip(_SMALLEST)).max(0).clip(_LEAST)
+        out[weight] = (by_channel / factor[:, None]).reshape(out[weight].shape)
+        for name in parts[:1] + parts[2:]:
+            out[name] = out[name] * factor.reshape(-1, *[1] * (out[name].ndim - 1))
     return out

@@ -34,7 +34,7 @@ from edgevae.model import Model
 from edgevae.preprocess import DepthEncoding, InputSpec
 from edgevae.quantize import quantize_file, spread, vary
 from edgevae.quantize_layers import phases, quantize_chain, quantize_input
-from edgevae.quantize_rounding import moments, rotate_between, rounded, windows
+from edgevae.quantize_rounding import level_before, moments, rotate_between, rounded, windows
 
 
 def scenes(count: int = 16, **options: bool) -> list[Frame]:
@@ -105,7 +105,7 @@ def test_a_layer_stays_near_the_float_one(name: str, bias: bool, rng: np.random.
     x = rng.uniform(-0.2, 1, (9, *size)).astype(np.float32)
     activation = {"op": "activation", "kind": "leaky_relu", "slope": 0.2}
     done: list[None] = []
-    layers, kept = quantize_chain(
+    layers, kept, _ = quantize_chain(
         "decoder", [layer, activation], tensors, x, _core.Pool(1), lambda: done.append(None)
     )
     assert len(done) == quantize_layers.steps([layer, activation]) == 1
@@ -146,7 +146,7 @@ def test_odd_inputs_still_give_a_valid_layer(rng: np.random.Generator) -> None:
     weight[2] = 1e-44
     noise = rng.uniform(0.5, 1, (8, 2, 3, 3)).astype(np.float32)
     for x in (noise * 0, noise, -noise, noise + 1e6, noise * 1e-42, noise * 1e30):
-        layers, kept = quantize_chain("decoder", [layer], {"w": weight}, x, _core.Pool(1), lambda: None)
+        layers, kept, _ = quantize_chain("decoder", [layer], {"w": weight}, x, _core.Pool(1), lambda: None)
         for key in ("weight_scale", "input_scale"):
             assert (kept[layers[0][key]] >= np.finfo(np.float32).tiny).all()
         got, wanted = run(layers, kept, x), plain(layer, {"w": weight}, x)
@@ -220,9 +220,73 @@ def test_what_lies_between_linear_layers_is_rotated(bias: bool, rng: np.random.G
     again = rotate_between([*layers, {"op": "linear", "weight": "w1", "bias": "b1"}], tensors)
     assert all(again[name] is tensors[name] for name in names)
 
-    kept, named = quantize_chain("encoder", layers[:2], tensors, x, _core.Pool(1), lambda: None)
+    kept, named, _ = quantize_chain("encoder", layers[:2], tensors, x, _core.Pool(1), lambda: None)
     got, wanted = run(kept, named, x), run(layers[:2], tensors, x)
     assert np.linalg.norm(got - wanted) < 0.006 * np.linalg.norm(wanted)  # 0.015 without
+
+
+def test_weights_are_level_over_what_they_are_multiplied_with(rng: np.random.Generator) -> None:
+    """Loud and quiet channels behind LeakyReLU, the weights on quiet ones large."""
+    loudness = np.array([100, 10, 1], np.float32)
+    layers = [
+        {"op": "conv2d", "weight": "w0", "bias": "b0", "stride": 1, "padding": 1, "padding_mode": "zeros"},
+        {"op": "activation", "kind": "leaky_relu", "slope": 0.2},
+        {"op": "conv2d", "weight": "w1", "bias": None, "stride": 1, "padding": 1, "padding_mode": "zeros"},
+        {"op": "activation", "kind": "relu"},
+        {"op": "reshape", "shape": [3 * 16]},
+        {"op": "linear", "weight": "w2", "bias": None},
+    ]
+    tensors = {
+        "w0": rng.standard_normal((3, 2, 3, 3)) * loudness[:, None, None, None],
+        "b0": rng.standard_normal(3) * loudness,
+        "w1": rng.standard_normal((3, 3, 3, 3)) / loudness[:, None, None] * loudness[:, None, None, None],
+        "w2": rng.standard_normal((9, 48)) / loudness.repeat(16),
+    }
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    x = rng.standard_normal((40, 2, 4, 4)).astype(np.float32)
+    wanted = run(layers, tensors, x)
+    level = level_before(layers, tensors, [2, 5])
+    np.testing.assert_allclose(run(layers, level, x), wanted, rtol=1e-4, atol=1e-4)
+    for name in ("w1", "w2"):
+        of_row = np.abs(level[name].reshape(len(level[name]), 3, -1)).max(2)
+        largest = (of_row / of_row.max(1, keepdims=True)).max(0)
+        np.testing.assert_allclose(largest, 1, rtol=1e-5)
+    for shared in ([*layers, layers[0]], layers[1:]):  # a tensor of another layer, nothing before
+        again = level_before(shared, tensors, [shared.index(layers[2])])
+        assert all(again[name] is tensors[name] for name in tensors)
+
+    off = {}
+    for name, function in (("level", level_before), ("not", lambda layers, tensors, which: tensors)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(quantize_layers, "level_before", function)
+            kept, named, turns = quantize_chain(
+                "decoder", layers, tensors, x, _core.Pool(1), lambda: None, float_inputs=[0, 2]
+            )
+        assert not turns
+        assert not any("input_scale" in layer for layer in kept)
+        off[name] = np.linalg.norm(run(kept, named, x) - wanted)
+    assert off["level"] < 0.5 * off["not"]
+    assert off["level"] < 0.02 * np.linalg.norm(wanted)
+
+
+def test_what_a_layer_loses_is_measured_at_the_end(rng: np.random.Generator) -> None:
+    """The second convolution's inputs lie far from 0, so that eight bits hardly tell them apart."""
+    conv = {"op": "conv2d", "stride": 1, "padding": 0, "padding_mode": "zeros"}
+    layers = [
+        {**conv, "weight": "w0", "bias": "b0"},
+        {**conv, "weight": "w1", "bias": "b1"},
+        {**conv, "weight": "w2", "bias": None},
+    ]
+    tensors = {f"w{i}": rng.standard_normal((4, 4, 1, 1)).astype(np.float32) for i in range(3)}
+    tensors["b0"] = np.full(4, 300, np.float32)
+    tensors["b1"] = -tensors["w1"][:, :, 0, 0] @ tensors["b0"]
+    x = rng.standard_normal((30, 4, 3, 3)).astype(np.float32)
+    found = quantize_chain("decoder", layers, tensors, x, _core.Pool(1), lambda: None)
+    assert max(found.turns, key=lambda index: found.turns[index]) == 1
+    assert found.turns[1] > 100 * max(found.turns[0], found.turns[2])
+    again = quantize_chain("decoder", layers, tensors, x, _core.Pool(1), lambda: None, float_inputs=[1])
+    assert sorted(again.turns) == [0, 2]
+    assert ["input_scale" in layer for layer in again.layers] == [True, False, True]
 
 
 def test_channels_have_scales_of_their_own(rng: np.random.Generator) -> None:
@@ -231,7 +295,7 @@ def test_channels_have_scales_of_their_own(rng: np.random.Generator) -> None:
     loudness = np.array([100, 10, 2, 0.1], np.float32)[:, None, None]
     x = rng.uniform(-0.2, 1, (9, 4, 6, 6)).astype(np.float32) * loudness
     weight = rng.standard_normal((5, 4, 3, 3)).astype(np.float32) / loudness.clip(2)
-    layers, kept = quantize_chain("decoder", [layer], {"w": weight}, x, _core.Pool(1), lambda: None)
+    layers, kept, _ = quantize_chain("decoder", [layer], {"w": weight}, x, _core.Pool(1), lambda: None)
     got, wanted = run(layers, kept, x), plain(layer, {"w": weight}, x)
     assert np.linalg.norm(got - wanted) < 0.01 * np.linalg.norm(wanted)
     scale = kept[layers[0]["input_scale"]]
@@ -247,7 +311,7 @@ def test_sums_too_long_for_int32_stay_float(
     x = rng.uniform(0, 1, (8, 3, 4, 4)).astype(np.float32)
     for terms, kind in ((12, np.int8), (11, np.float32)):
         monkeypatch.setattr(quantize_layers, "MAX_TERMS", terms)
-        layers, kept = quantize_chain("decoder", [layer], tensors, x, _core.Pool(1), lambda: None)
+        layers, kept, _ = quantize_chain("decoder", [layer], tensors, x, _core.Pool(1), lambda: None)
         assert kept[layers[0]["weight"]].dtype == kind
 
 
@@ -365,6 +429,7 @@ def test_models_of_every_kind(make: Any, precision: str, tmp_path: Path) -> None
         "calibration": "made up",
         "frames": 12,
         "frames_held_out": 4,
+        "float_inputs": [],
     }
     assert about["metrics"]["int8_latent_cosine_min"] == report.held_out.latent_cosine_min
     assert about["metrics"]["int8_round_trip_db"] == report.held_out.round_trip_db
@@ -386,9 +451,9 @@ def test_pictures_too_large_for_the_memory_calibrate_on_fewer(
 ) -> None:
     seen: list[int] = []
 
-    def counting(chain: str, layers: Any, tensors: Any, x: np.ndarray, *rest: Any) -> Any:
+    def counting(chain: str, layers: Any, tensors: Any, x: np.ndarray, *rest: Any, **options: Any) -> Any:
         seen.append(len(x))
-        return quantize_chain(chain, layers, tensors, x, *rest)
+        return quantize_chain(chain, layers, tensors, x, *rest, **options)
 
     monkeypatch.setattr(quantize, "quantize_chain", counting)
     monkeypatch.setattr(quantize, "CALIBRATION_BYTES", 7 * 4 * (4 * 32 * 32))  # seven pictures
