@@ -1,8 +1,9 @@
 """``python -m training calibrate MODEL --sets CONFIG -o FILE``: a model file that knows its limits.
 
-Means and pictures stay what they are, but for rounding. Frames held out from training say how far off decoded pixels are;
-latents of training frames, kept in the file, say what is new, and other frames of the same recordings how far
-from them is usual; and the posterior's deviation is fitted to how far latents move as depth goes away.
+Means and pictures stay what they are, but for rounding. Frames held out from training say how far off
+decoded pixels are; latents of training frames, kept in the file, say what is new, and other frames of the
+same recordings how far from them is usual; and the posterior's deviation is fitted to how far latents move
+as depth goes away.
 """
 
 from __future__ import annotations
