@@ -31,7 +31,7 @@ from .files import replacing
 from .frame import Frame
 from .model import Model, load
 from .preprocess import FloatArray, InputSpec, pack_with_mask, withhold
-from .quantize_layers import Rounded, quantize_chain, steps
+from .quantize_layers import RoundedChain, quantize_chain, steps
 from .sources.base import Source
 from .words import counted
 from .zoo import path_of
@@ -320,7 +320,7 @@ def _rounded(
     float_inputs: Mapping[str, Sequence[int]],
     exact: Model,
     quiet: bool,
-) -> Rounded:
+) -> RoundedChain:
     """One of the int8 model's chains."""
     layers = document[chain]
     hidden = quiet or not sys.stdout.isatty()
@@ -338,7 +338,7 @@ def _rounded(
         )
 
 
-def _document(document: Mapping[str, Any], rounded: Mapping[str, Rounded]) -> dict[str, Any]:
+def _document(document: Mapping[str, Any], rounded: Mapping[str, RoundedChain]) -> dict[str, Any]:
     """That of the int8 model."""
     made = {**copy.deepcopy(dict(document)), "precision": "int8"}
     made |= {chain: found.layers for chain, found in rounded.items()}

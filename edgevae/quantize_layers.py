@@ -40,6 +40,7 @@ from .quantize_rounding import (
     Doubles,
     level_before,
     moments,
+    nearest,
     rotate_between,
     rounded,
     windows,
@@ -65,7 +66,7 @@ Layer = dict[str, Any]
 Tensors = dict[str, npt.NDArray[Any]]
 
 
-class Rounded(NamedTuple):
+class RoundedChain(NamedTuple):
     """A chain with int8 weights.
 
     Attributes:
@@ -90,7 +91,7 @@ def quantize_chain(
     *,
     outputs: int | None = None,
     float_inputs: Collection[int] = (),
-) -> Rounded:
+) -> RoundedChain:
     """An encoder's or decoder's layers with int8 weights.
 
     Args:
@@ -150,7 +151,7 @@ def quantize_chain(
             kept[new[key]] = tensor
         out += [new, *group[1:]]
         advance()
-    return Rounded(out, kept, turns)
+    return RoundedChain(out, kept, turns)
 
 
 def steps(layers: Sequence[Layer]) -> int:
@@ -335,7 +336,7 @@ class _Rounded:
         largest = np.abs(weight).max(self.covered, keepdims=True)
         scale = np.where(largest > 0, np.maximum(largest / LARGEST, _SMALLEST), 1.0).astype(np.float32)
         self.weight_scale: FloatArray = scale
-        self.rounded = np.clip(np.rint(weight / scale), -LARGEST, LARGEST).astype(np.int8)
+        self.rounded = nearest(weight / scale)
 
     def _windows(self, x: FloatArray, phase: int) -> Iterator[FloatArray]:
         """What a convolution, or a phase of an upsampling one, multiplies."""

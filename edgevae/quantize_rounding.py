@@ -20,6 +20,7 @@ that hold one line with opposite signs, say), the errors of their weights can ca
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,9 +53,9 @@ def rounded(weight: FloatArray, scale: FloatArray, moments: Doubles) -> npt.NDAr
         moments: (T, T), the inputs' mean products.
     """
     whole = _compensated(weight, scale, moments)
-    nearest = _nearest(weight / scale[:, None])
-    better = _error(whole, weight, scale, moments) < _error(nearest, weight, scale, moments)
-    return np.where(better[:, None], whole, nearest)
+    plain = nearest(weight / scale[:, None])
+    better = _error(whole, weight, scale, moments) < _error(plain, weight, scale, moments)
+    return np.where(better[:, None], whole, plain)
 
 
 def _compensated(weight: FloatArray, scale: FloatArray, moments: Doubles) -> npt.NDArray[np.int8]:
@@ -70,7 +71,7 @@ def _compensated(weight: FloatArray, scale: FloatArray, moments: Doubles) -> npt
         end = min(start + _BLOCK, left.shape[1])
         errors = np.empty((len(left), end - start))
         for column in range(start, end):
-            out[:, order[column]] = whole = _nearest(left[:, column])
+            out[:, order[column]] = whole = nearest(left[:, column])
             errors[:, column - start] = error = left[:, column] - whole
             left[:, column + 1 : end] -= error[:, None] * shares[column, column + 1 : end]
         left[:, end:] -= errors @ shares[start:end, end:]
@@ -83,7 +84,8 @@ def _error(whole: npt.NDArray[np.int8], weight: FloatArray, scale: FloatArray, m
     return np.asarray(np.einsum("ot,ot->o", off @ moments, off))
 
 
-def _nearest(values: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+def nearest(values: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+    """Each value to the nearest integer of -127..127."""
     return np.asarray(np.clip(np.rint(values), -LARGEST, LARGEST), np.int8)
 
 
@@ -137,18 +139,18 @@ def rotate_between(
     A tensor that two layers share stays as it is.
     """
     out = dict(tensors)
-    names = [layer[key] for layer in layers for key in ("weight", "bias") if layer.get(key) is not None]
+    shared = _shared(layers)
     rng = np.random.default_rng(_SEED)
     for first, second in itertools.pairwise(layers):
         if first["op"] != "linear" or second["op"] != "linear":
             continue
-        parts = [first["weight"], second["weight"], *([first["bias"]] if first["bias"] is not None else [])]
-        if any(names.count(name) > 1 for name in parts):
+        before, weight = _names(first), second["weight"]
+        if shared & {*before, weight}:
             continue
         q, _ = np.linalg.qr(rng.standard_normal((len(out[first["weight"]]),) * 2))
-        for name, value in zip(parts, (q, q.T, q), strict=False):
-            turned = out[name] @ value if name == second["weight"] else value @ out[name]
-            out[name] = turned.astype(np.float32)
+        for name in before:
+            out[name] = (q @ out[name]).astype(np.float32)
+        out[weight] = (out[weight] @ q.T).astype(np.float32)
     return out
 
 
@@ -162,22 +164,32 @@ def level_before(
             reshape and activations straight on either side of 0 parts from another.
     """
     out = dict(tensors)
-    names = [layer[key] for layer in layers for key in ("weight", "bias") if layer.get(key) is not None]
+    shared = _shared(layers)
     for index in which:
         at = index - 1
         while at >= 0 and (layers[at].get("kind") in _STRAIGHT or layers[at]["op"] == "reshape"):
             at -= 1
         if at < 0 or layers[at]["op"] not in ("conv2d", "upsample_conv2d", "linear"):
             continue
-        before, weight = layers[at], layers[index]["weight"]
-        parts = [before["weight"], weight, *([before["bias"]] if before["bias"] is not None else [])]
-        channels = len(out[before["weight"]])
-        if any(names.count(name) > 1 for name in parts) or out[weight].shape[1] % channels:
+        before, weight = _names(layers[at]), layers[index]["weight"]
+        channels = len(out[before[0]])
+        if shared & {*before, weight} or out[weight].shape[1] % channels:
             continue
         by_channel = out[weight].reshape(len(out[weight]), channels, -1)
         largest = np.abs(by_channel).max(2)  # (O, channels); each row has a scale of its own
         factor = (largest / largest.max(1, keepdims=True).clip(_SMALLEST)).max(0).clip(_LEAST)
         out[weight] = (by_channel / factor[:, None]).reshape(out[weight].shape)
-        for name in parts[:1] + parts[2:]:
+        for name in before:
             out[name] = out[name] * factor.reshape(-1, *[1] * (out[name].ndim - 1))
     return out
+
+
+def _names(layer: Mapping[str, Any]) -> list[str]:
+    """Of its weight, and of its bias if it has one."""
+    return [layer[key] for key in ("weight", "bias") if layer.get(key) is not None]
+
+
+def _shared(layers: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Names of tensors that several layers use."""
+    counts = Counter(name for layer in layers for name in _names(layer))
+    return {name for name, count in counts.items() if count > 1}
