@@ -438,7 +438,17 @@ def test_every_step_is_counted_and_timed(tmp_path: Path) -> None:
     assert {len(row) for row in report.rows()} == {10}
 
 
-def test_steps_in_other_precisions(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def int8(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An int8 file of ``model``, whose random weights lose more than the gate lets through."""
+    monkeypatch.setattr("edgevae.quantize.MIN_COSINE", 0.0)
+    monkeypatch.setattr("edgevae.quantize.MAX_LOSS_DB", 100.0)
+    path = tmp_path / "int8"
+    quantize_file(model, path, inputs.calibration_frames()[:8])
+    return path
+
+
+def test_steps_in_other_precisions(model: Path, int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def arithmetic(path: Path, precision: str) -> set[str]:
         report = run_layers(path, precision=precision, threads=1, rounds=1)
         assert report.path == str(path)
@@ -446,17 +456,34 @@ def test_steps_in_other_precisions(model: Path, tmp_path: Path, monkeypatch: pyt
 
     assert arithmetic(model, "fp32") == {"fp32"}
     assert arithmetic(model, "fp16") == {"fp16"}
-    monkeypatch.setattr("edgevae.quantize.MIN_COSINE", 0.0)  # random weights
-    monkeypatch.setattr("edgevae.quantize.MAX_LOSS_DB", 100.0)
     monkeypatch.setattr(inputs, "CALIBRATION", 8)
     assert arithmetic(model, "int8") == {"fp32", "int8 weights", "int8"}
-    int8 = tmp_path / "int8"
-    quantize_file(model, int8, inputs.calibration_frames())
     report = run_layers(int8, threads=1, rounds=1)
     assert report.precision == "int8"
     for precision in ("fp16", "int8"):
         with pytest.raises(EdgevaeError, match="is an int8 file, wanted the float model"):
             run_layers(int8, precision=precision)
+
+
+def test_an_int8_file_runs_alone(int8: Path) -> None:
+    report = bench.run_bench(int8, threads=1, rounds=1)
+    assert report.precision == "int8"
+    assert "An int8 file is edgevae's own, so it ran alone." in report.note
+    networks = [timing for timing in report.timings if not timing.operation.startswith("pack")]
+    assert {timing.engine for timing in networks} == {"edgevae"}
+    assert {timing.operation for timing in networks} >= {"encode", "decode"}
+    assert report.engines[0].weights_mb == int8.stat().st_size / 1e6
+    assert bench.run_bench(int8, against=[], threads=1, rounds=1).note == ""
+    for precision in ("fp16", "int8"):
+        with pytest.raises(EdgevaeError, match=f"is an int8 file, wanted .* for --precision {precision}"):
+            bench.run_bench(int8, precision=precision)
+
+
+@needs_torch
+def test_an_int8_file_beside_others_is_refused(int8: Path) -> None:
+    for against in (["torch"], ["all"]):
+        with pytest.raises(EdgevaeError, match=r"is an int8 file, which torch.* cannot run; leave out"):
+            bench.run_bench(int8, against=against, threads=1, rounds=1)
 
 
 def test_wrong_arguments_of_layers(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

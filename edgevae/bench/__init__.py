@@ -64,7 +64,7 @@ def run_bench(
 
     Args:
         model: a model file; None for the shipped one; "random:64" for the RGB-D VAE at width 64 with random
-            weights.
+            weights. An int8 file is timed as it is, beside no other network.
         against: engines to run beside edgevae, of ``ENGINES``, or "all" for all that are installed; None for
             those of PyTorch and OpenCV that are.
         precision: how weights are stored: "fp32" (edgevae takes them from the file as they are), "fp16", or
@@ -86,11 +86,18 @@ def run_bench(
         path, shown = model_path(model, folder)
         native = load(path, device="cpu", threads=threads)
         spec = native.spec
-        if spec.precision == "int8":
-            raise EdgevaeError(
-                f"{shown} is an int8 file, wanted the float model that it was made of; "
-                "--precision int8 makes int8 models for every engine."
-            )
+        int8_file = spec.precision == "int8"
+        if int8_file:
+            check_stored_int8(shown, precision)
+            if against is None:
+                engines = tuple(each for each in engines if each == "opencv")
+                notes = ["an int8 file is edgevae's own, so it ran alone."]
+            elif others := [each for each in engines if each != "opencv"]:
+                raise EdgevaeError(
+                    f"{shown} is an int8 file, which {others[0]} cannot run; leave out --against, or give "
+                    "the float model that it was made of with --precision int8, of which every engine makes "
+                    "its own."
+                )
         if "opencv" in engines and (reason := _why_no_opencv(spec.input)):
             engines = tuple(each for each in engines if each != "opencv")
             notes.append(f"opencv was left out: {reason}.")
@@ -136,7 +143,7 @@ def run_bench(
         sha256=spec.sha256,
         processor=processor_name(),
         isa=native.isa,
-        precision=precision,
+        precision="int8" if int8_file else precision,
         threads=native.threads,
         batch=batch,
         rounds=rounds,
@@ -158,6 +165,19 @@ def check_numbers(rounds: int, batch: int, precision: str) -> None:
         )
     if precision not in PRECISIONS:
         raise EdgevaeError(f"precision is {precision!r}, wanted {', '.join(PRECISIONS)}.")
+
+
+def check_stored_int8(shown: str, precision: str) -> None:
+    """Refuse to store an int8 file in another precision.
+
+    Raises:
+        EdgevaeError: says what was wanted.
+    """
+    if precision != "fp32":
+        raise EdgevaeError(
+            f"{shown} is an int8 file, wanted the float model that it was made of for --precision "
+            f"{precision}; without that option it is timed as it is."
+        )
 
 
 def _choose(against: Sequence[str] | None, precision: str) -> tuple[tuple[str, ...], list[str]]:

@@ -17,10 +17,9 @@ import numpy as np
 from .. import _core, model_file
 from ..doctor import processor_name
 from ..engines import check_device
-from ..errors import EdgevaeError
 from ..model import Model, load
 from ..preprocess import FloatArray
-from . import WARM_UP, check_numbers, condition_of, inputs, model_path
+from . import WARM_UP, check_numbers, check_stored_int8, condition_of, inputs, model_path
 from .engines import Job, convert
 from .report import Setting, aligned, table
 
@@ -143,11 +142,8 @@ def run_layers(
             else load(path, device="cpu", threads=threads)
         )
         sha256, stored = native.spec.sha256, native.spec.precision
-        if stored == "int8" and precision != "fp32" and not on_gpu:
-            raise EdgevaeError(
-                f"{shown} is an int8 file, wanted the float model that it was made of for --precision "
-                f"{precision}; without that option it is timed as it is."
-            )
+        if stored == "int8" and not on_gpu:
+            check_stored_int8(shown, precision)
         if precision != "fp32" and not on_gpu:
             path, native = _converted(path, native, precision, folder, say)
         say("timing every step")

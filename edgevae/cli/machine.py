@@ -17,8 +17,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Model file of float numbers; default: the shipped one. random:64 is the RGB-D VAE at width "
-            "64 with random weights.",
+            help="Model file or shipped model; default: full. random:64 is the RGB-D VAE at width 64 with "
+            "random weights. An int8 file runs alone.",
         ),
     ] = None,
     against: Annotated[
