@@ -11,7 +11,9 @@
 //
 // Output pixel (oy, ox) is stored at (out_y + oy * out_step, out_x + ox * out_step) of an image of
 // out_h x out_w: the plain convolution has out_step 1, and a transposed convolution of stride s is s * s
-// convolutions with out_step s, each over the taps that reach its outputs.
+// convolutions with out_step s, each over the taps that reach its outputs. Where `patch` is not 1, the oc
+// channels of pixel (oy, ox) are patch x patch pixels of that image, (y, x, channel), from (oy * patch,
+// ox * patch) on: a transposed convolution whose kernel is its stride is one convolution so.
 #pragma once
 
 #include "layers.h"
@@ -25,6 +27,7 @@ struct ConvShape {
   int stride = 1, pad_top = 0, pad_left = 0;
   Padding padding = Padding::kZeros;
   int out_h, out_w, out_step = 1, out_y = 0, out_x = 0;
+  int patch = 1;  // out_step is 1, out_y and out_x are 0 otherwise
   WeightType weights = WeightType::kFloat32;
   int input_zero = 0;  // of kQuads
   int outputs;         // channels wanted, at most oc: the others are neither computed nor stored

@@ -13,7 +13,7 @@ namespace edgevae::EDGEVAE_ISA {
 namespace {
 
 Products products(const ConvShape& s) {
-  return Products(s.n, s.oh * s.ow, 1, s.kh * s.kw * input_units(s.ic, s.weights), s.oc, s.weights);
+  return Products(s.n, s.oh * s.ow, 1, s.kh * s.kw * input_units(s.ic, s.weights), 1, s.oc, s.weights);
 }
 
 size_t packed_bytes(const ConvShape& s) { return products(s).packed_bytes(); }
@@ -76,7 +76,9 @@ void gather_row(const ConvShape& s, int ic, const float* image, Position first, 
 void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& epilogue, void* y,
          Scratch scratch, Pool& pool) {
   const Products p = products(s);
-  const Output out{epilogue, y, s.oc};
+  // A row of a patch lies in one piece. To the output, it is a pixel.
+  const int row_channels = s.oc / s.patch;
+  const Output out{epilogue, y, row_channels};
   const int units = input_units(s.ic, s.weights);
   const auto gather = [&](int first, int size, float* at) {
     each_row(first, size, s.oh, s.ow, [&](Position position, int i, int count) {
@@ -84,18 +86,21 @@ void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& 
     });
   };
   const auto finish = [&](int first, int size, int panel, const float* sums) {
-    const int32_t* zero_sums = p.zero_sums(packed) + panel * p.width();
+    const int32_t* zero_sums = p.zero_sums(packed, panel);
+    const int width = p.panel_width(panel);
     each_row(first, size, s.oh, s.ow, [&](Position position, int i, int count) {
-      const size_t row = static_cast<size_t>(position.image) * s.out_h + s.out_y + position.y * s.out_step;
-      const size_t to = row * s.out_w + s.out_x + position.x * s.out_step;
-      for (int v = 0; v < p.vectors; ++v) {
-        const int o = panel * p.width() + v * kLanes;
-        if (o >= s.outputs) break;
-        const float* from = sums + i * p.width() + v * kLanes;
-        const int32_t* zeros = zero_sums + v * kLanes;
-        const int width = p.width();
+      const int begin = panel * p.width(), end = min_of(begin + width, s.outputs);
+      for (int o = begin, next; o < end; o = next) {
+        const int part = o / row_channels;
+        next = min_of(min_of(o + kLanes, (part + 1) * row_channels), end);
+        const size_t row = static_cast<size_t>(position.image) * s.out_h + s.out_y +
+                           position.y * s.out_step * s.patch + part;
+        // Channel o of this place is number o % row_channels of its row.
+        const size_t to = row * (s.out_w / s.patch) + s.out_x + position.x * s.out_step - part;
+        const float* from = sums + i * width + (o - begin);
+        const int32_t* zeros = zero_sums + (o - begin);
         const WeightType type = p.type;
-        out.put(Places<1>{{to}, s.out_step, count, o, s.outputs - o, {o}},
+        out.put(Places<1>{{to}, s.out_step, count, o, next - o, {o}},
                 [=](int j, vf* sum) { *sum = finished(from + j * width, zeros, type); });
       }
     });

@@ -9,7 +9,7 @@ namespace {
 int parity_depth(const ConvShape& s) { return round_up(s.ic, kDepth); }
 
 Products products(const ConvShape& s) {
-  return Products(s.n, (s.oh / 2) * (s.ow / 2), kNine, 4 * parity_depth(s), s.oc, s.weights);
+  return Products(s.n, (s.oh / 2) * (s.ow / 2), kNine, s.ic, 4, s.oc, s.weights);
 }
 
 size_t packed_bytes(const ConvShape& s) { return products(s).packed_bytes(); }
@@ -56,8 +56,7 @@ void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& 
   const auto finish = [&](int first, int size, int panel, const float* sums) {
     each_row(first, size, rows, columns, [&](Position patch, int i, int count) {
       const size_t row = static_cast<size_t>(patch.image) * s.oh + 2 * patch.y;
-      finish_nine(p, sums + i * p.width(), static_cast<size_t>(size) * p.width(), panel,
-                  row * s.ow + 2 * patch.x, s.ow, count, out);
+      finish_nine(p, sums, size, i, panel, row * s.ow + 2 * patch.x, s.ow, count, out);
     });
   };
   run_products(p, s.oc, packed, scratch, pool, gather, finish);

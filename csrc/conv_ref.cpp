@@ -39,9 +39,11 @@ void run(const ConvShape& s, const void* x, const void* packed, const Epilogue& 
                 sum += read_input(x, pixel, s.ic, i, s.weights, s.input_zero) *
                        w[((static_cast<size_t>(o) * s.ic + i) * s.kh + ky) * s.kw + kx];
             }
-          const int row = s.out_y + oy * s.out_step, column = s.out_x + ox * s.out_step;
-          write_output(epilogue, sum, (static_cast<size_t>(b) * s.out_h + row) * s.out_w + column, s.oc, o, o,
-                       y);
+          const int channels = s.oc / (s.patch * s.patch), part = o / channels;  // of a patch
+          const int row = s.out_y + oy * s.out_step * s.patch + part / s.patch;
+          const int column = s.out_x + ox * s.out_step * s.patch + part % s.patch;
+          write_output(epilogue, sum, (static_cast<size_t>(b) * s.out_h + row) * s.out_w + column, channels,
+                       o % channels, o, y);
         }
 }
 

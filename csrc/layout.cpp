@@ -53,12 +53,4 @@ void to_nhwc(const float* x, int c, std::int64_t pixels, float* y) { transpose(x
 
 void to_nchw(const float* x, int c, std::int64_t pixels, float* y) { transpose(x, pixels, c, y); }
 
-void spread_channels(const float* x, std::int64_t rows, int w, int c, int side, float* y) {
-  const std::int64_t run = std::int64_t{side} * c;  // a patch's row: as long in both
-  for (std::int64_t row = 0; row < rows; ++row)
-    for (int py = 0; py < side; ++py)
-      for (int column = 0; column < w; ++column, y += run)
-        std::memcpy(y, x + ((row * w + column) * side + py) * run, static_cast<size_t>(run) * sizeof(float));
-}
-
 }  // namespace edgevae

@@ -264,12 +264,15 @@ class Network::Builder {
   }
 
   // A transposed convolution whose patches of side x side outputs lie beside each other, one for each input
-  // pixel: all of them are one convolution by 1x1, whose channels are then spread.
+  // pixel: all of them are one convolution by 1x1.
   void add_patches(const FoldedLayer& folded, int side) {
     const Shape &in = folded.in, &out = folded.out;
     Step& step = append(Kind::kConv, folded);
     const int pixels = side * side;
     step.conv = conv_shape(in.h, in.w, in.c, in.h, in.w, pixels * out.c, 1, 1);
+    step.conv.out_h = out.h;
+    step.conv.out_w = out.w;
+    step.conv.patch = side;
     const Floats bias = step.bias, scale = step.scale;  // the same for all pixels of a patch
     for (int p = 1; p < pixels; ++p) {
       step.bias.insert(step.bias.end(), bias.begin(), bias.end());
@@ -282,9 +285,6 @@ class Network::Builder {
           weights[(static_cast<size_t>(p) * out.c + o) * in.c + i] =
               folded.weights[(static_cast<size_t>(i) * out.c + o) * pixels + p];
     pack_conv(*folded.layer, step, weights.data());
-    Step& spread = append(Kind::kSpread);
-    spread.shape = out;
-    spread.side = side;
   }
 
   Network& net_;
@@ -323,8 +323,8 @@ std::int64_t Network::Step::macs_by_definition() const {
 }
 
 std::pair<std::string, std::int64_t> Network::Step::method() const {
-  const char* const others[] = {"",         "",          "max pool",  "concat", "activation",
-                                "quantize", "to planes", "to pixels", "spread"};
+  const char* const others[] = {"",           "",         "max pool",  "concat",
+                                "activation", "quantize", "to planes", "to pixels"};
   if (kind == Kind::kUpsampleConv) {
     const std::int64_t pairs = std::int64_t{upsample.ih} * upsample.iw * upsample.ic * upsample.oc;
     if (upsample.oc <= kFewChannels) return {"columns", 16 * pairs};
@@ -351,9 +351,8 @@ void Network::reserve(int n) {
   if (n <= reserved_) return;
   std::int64_t pixels = std::int64_t{input_.h} * input_.w;
   for (const Step& s : steps_) {
-    pixels = std::max({pixels, std::int64_t{s.conv.out_h} * s.conv.out_w,
-                       4 * std::int64_t{s.upsample.ih} * s.upsample.iw,
-                       std::int64_t{s.side > 0 ? s.shape.h : 0} * s.shape.w});
+    pixels = std::max(
+        {pixels, std::int64_t{s.conv.out_h} * s.conv.out_w, 4 * std::int64_t{s.upsample.ih} * s.upsample.iw});
   }
   if (pixels * n > kLargest) {
     throw std::invalid_argument("a batch of " + std::to_string(n) + " images is too large; split it.");
@@ -423,9 +422,6 @@ const float* Network::run_steps(int n, int outputs, const float* condition, Afte
           const std::int64_t at = b * s.shape.floats(), pixels = std::int64_t{s.shape.h} * s.shape.w;
           (s.kind == Kind::kToNchw ? to_nchw : to_nhwc)(x + at, s.shape.c, pixels, y + at);
         }
-        break;
-      case Kind::kSpread:
-        spread_channels(x, std::int64_t{n} * (s.shape.h / s.side), s.shape.w / s.side, s.shape.c, s.side, y);
         break;
     }
     after(i);

@@ -55,25 +55,14 @@ class Network {
   Scratch scratch(size_t per_thread);
 
  private:
-  enum class Kind {
-    kConv,
-    kUpsampleConv,
-    kMaxPool,
-    kConcat,
-    kActivation,
-    kQuantize,
-    kToNchw,
-    kToNhwc,
-    kSpread  // the channels of each pixel over a patch of the output
-  };
+  enum class Kind { kConv, kUpsampleConv, kMaxPool, kConcat, kActivation, kQuantize, kToNchw, kToNhwc };
   struct Step {
     Kind kind;
     ConvShape conv{};
     const ConvKernel* conv_kernel = nullptr;
     UpsampleConvShape upsample{};
     MaxPoolShape pool{};
-    Shape shape{};  // of the other kinds: the input; of kSpread: the output
-    int side = 0;   // of a patch of kSpread
+    Shape shape{};  // of the input, of the other kinds
     Activation activation{};
     Bytes weights;
     Floats bias, scale;

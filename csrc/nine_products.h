@@ -104,12 +104,14 @@ static inline void gather_nine(const Neighbours& near, int channels, size_t apar
   }
 }
 
-// Adds the products of `count` neighbouring patches up and stores their outputs. `corner` is the pixel of the
-// first y00 in an image `width` pixels wide; the nine sums of each channel are `apart` from each other.
-static inline void finish_nine(const Products& p, const float* sums, size_t apart, int panel, size_t corner,
-                               int width, int count, const Output& out) {
-  const int pixel = p.width();
-  for (int v = 0; v < p.vectors; ++v, sums += kLanes) {
+// Adds the products of `count` neighbouring patches up and stores their outputs: the `first` and so on of a
+// tile of `size`. `corner` is the pixel of the first y00 in an image `width` pixels wide.
+static inline void finish_nine(const Products& p, const float* sums, int size, int first, int panel,
+                               size_t corner, int width, int count, const Output& out) {
+  const int pixel = p.panel_width(panel);
+  const size_t apart = static_cast<size_t>(size) * pixel;
+  sums += first * pixel;
+  for (int v = 0; v < pixel / kLanes; ++v, sums += kLanes) {
     const int o = panel * p.width() + v * kLanes, left = p.channels - o;
     if (left <= 0) break;
     const size_t below = corner + width;

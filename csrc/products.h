@@ -11,8 +11,12 @@
 
 namespace edgevae::EDGEVAE_ISA {
 
+// k of a chunk of two vectors at most: with AVX-512, 24 KiB.
+inline constexpr int kChunk = 192;
+
 // `count` matrix products over the same pixels and output channels, k in units of 32 bits (a float, or a
-// quad). Weights lie as [panel][product][run][run_depth][vectors * kLanes], gathered tiles as rows of kDepth
+// quad). A run of k is some parts (taps, parities) of as many units each, every part in rows of kDepth of its
+// own. Weights lie as [panel][product][run][run_depth][width of the panel], gathered tiles as rows of kDepth
 // units, each row for all pixels of the tile. Product j meets in its run r the gathered units from
 // offsets[j][r] on.
 struct Products {
@@ -22,19 +26,21 @@ struct Products {
   int runs, run_depth;  // run_depth is a multiple of kDepth
   int gathered;         // units per pixel
   int offsets[kMost][2];
-  int vectors;  // per panel
+  int vectors;  // per panel; the last may have fewer
+  Rows rows;    // a run is made of
   WeightType type;
 
-  // One product of k units, or as many as nine that each have k units of their own. Of the pixels, those of
-  // one image shape the packing, the number of images does not.
-  Products(int images, int image_pixels, int count_, int k, int channels_, WeightType type_)
+  // One product of `parts` times `part` units, or as many as nine that each have as many units of their own.
+  // Of the pixels, those of one image shape the packing, the number of images does not.
+  Products(int images, int image_pixels, int count_, int part, int parts, int channels_, WeightType type_)
       : pixels(images * image_pixels),
         count(count_),
         channels(channels_),
         runs(1),
-        run_depth(round_up(k, kDepth)),
+        run_depth(parts * round_up(part, kDepth)),
         gathered(count_ * run_depth),
-        vectors(panel_vectors(image_pixels, channels_)),
+        vectors(most_vectors(image_pixels, channels_)),
+        rows(rows_of(part)),
         type(type_) {
     for (int j = 0; j < count; ++j) offsets[j][0] = j * run_depth;
   }
@@ -42,39 +48,54 @@ struct Products {
   // Two vectors feed each pixel's broadcast to two products. One where there are no more channels, and where
   // an image is one tall tile: then each weight is read once, in one stream that the memory keeps up with,
   // instead of a first tile that waits for it and a second that finds it there.
-  static int panel_vectors(int image_pixels, int channels) {
+  static int most_vectors(int image_pixels, int channels) {
     const bool one_tile = image_pixels > kTilePixels && image_pixels <= most_pixels(1);
     return channels <= kLanes || one_tile ? 1 : 2;
+  }
+
+  // A part that is longer than a chunk would gain little, and chunks end where parts do.
+  static Rows rows_of(int part) {
+    const int units = round_up(part, kStep);
+    return units % kDepth == 0 || round_up(part, kDepth) > kChunk ? Rows{1, 0}
+                                                                  : Rows{units / kDepth, units % kDepth};
   }
 
   int tile_pixels() const { return most_pixels(vectors); }
   int width() const { return vectors * kLanes; }
   int panels() const { return ceil_div(channels, width()); }
+  int panel_vectors(int panel) const { return min_of(vectors, ceil_div(channels - panel * width(), kLanes)); }
+  int panel_width(int panel) const { return panel_vectors(panel) * kLanes; }
   int depth() const { return runs * run_depth; }
   size_t tile_sums() const { return static_cast<size_t>(count) * tile_pixels() * width(); }
   size_t panel_weights() const { return static_cast<size_t>(count) * depth() * width(); }
+  size_t all_weights() const {
+    return (panels() - 1) * panel_weights() +
+           static_cast<size_t>(count) * depth() * panel_width(panels() - 1);
+  }
 
   const char* panel(const void* packed, int panel) const {
     return static_cast<const char*>(packed) + panel * panel_weights() * weight_bytes(type);
   }
-  // Of quads: what the zero of the input adds to each sum, [panel][product][width], behind the weights.
-  const int32_t* zero_sums(const void* packed) const {
-    return reinterpret_cast<const int32_t*>(panel(packed, panels()));
+  // Of quads: what the zero of the input adds to each sum of a panel, [product][width of the panel], behind
+  // all weights.
+  const int32_t* zero_sums(const void* packed, int panel) const {
+    const char* behind = static_cast<const char*>(packed) + all_weights() * weight_bytes(type);
+    return reinterpret_cast<const int32_t*>(behind) + panel * count * width();
   }
   size_t packed_bytes() const {
-    const size_t sums = type == WeightType::kQuads ? static_cast<size_t>(panels()) * count * width() : 0;
-    return panels() * panel_weights() * weight_bytes(type) + sums * sizeof(int32_t);
+    // A vector of zero sums may begin anywhere.
+    const size_t sums = static_cast<size_t>(panels()) * count * width() + kLanes;
+    return all_weights() * weight_bytes(type) + (type == WeightType::kQuads ? sums * sizeof(int32_t) : 0);
   }
 
   // Writes the weight of output channel o, product j, unit k, and byte `part` of it where units are quads.
   void set(void* packed, int o, int j, int k, int part, float value, int input_zero) const {
-    const size_t index =
-        o / width() * panel_weights() + (static_cast<size_t>(j) * depth() + k) * width() + o % width();
+    const int panel = o / width(), lane = o % width(), lanes = panel_width(panel);
+    const size_t index = panel * panel_weights() + (static_cast<size_t>(j) * depth() + k) * lanes + lane;
     if (type != WeightType::kQuads) return set_weight(packed, index, value, type);
     set_weight(packed, 4 * index + part, value, type);
-    auto* sums = const_cast<int32_t*>(zero_sums(packed));
-    sums[(o / width() * count + j) * width() + o % width()] +=
-        (input_zero - kQuadShift) * static_cast<int32_t>(value);
+    auto* sums = const_cast<int32_t*>(zero_sums(packed, panel));
+    sums[j * lanes + lane] += (input_zero - kQuadShift) * static_cast<int32_t>(value);
   }
 };
 
@@ -116,6 +137,7 @@ struct Tiling {
 struct Split {
   static constexpr int kGatheredFloats = 192 * 1024;  // 768 KiB
   static constexpr int kFirstLevelFloats = 4 * 1024;  // 16 KiB
+  static constexpr int kFewWeights = 16 * 1024;       // 64 KiB
   static constexpr int kBlockTiles = 8;
 
   Tiling tiling;
@@ -134,10 +156,11 @@ struct Split {
   int panel_begin(int group) const { return part(panels, group, groups); }
 
   // Of a block, as far as the caches are concerned; blocks are as even as can be and may be smaller. Where
-  // all weights stay in the first-level cache, so shall the block.
+  // reading all weights once per tile costs less than what is gathered and leaves the first-level cache, the
+  // block stays there.
   static int most_tiles(const Products& p) {
-    const bool small = p.panels() * p.panel_weights() <= kFirstLevelFloats;
-    return max_of(1, (small ? kFirstLevelFloats : kGatheredFloats) / (p.gathered * p.tile_pixels()));
+    const bool few = p.all_weights() <= kFewWeights;
+    return max_of(1, (few ? kFirstLevelFloats : kGatheredFloats) / (p.gathered * p.tile_pixels()));
   }
 
  private:
@@ -146,12 +169,24 @@ struct Split {
   }
 };
 
-// k of a chunk at most, and floats of the sums that are in the making: with AVX-512, 24 KiB and 64 KiB.
-inline constexpr int kChunk = 192;
+// Floats of the sums that are in the making: with AVX-512, 64 KiB.
 inline constexpr int kSums = 16 * 1024;
 
 // Scratch of a thread: which block is gathered (a cache line, so that the rest stays aligned), sums, pixels.
 inline constexpr int kBlockHeader = 16;
+
+// k of a chunk: whole parts, as even as can be.
+static inline int chunk_depth(const Products& p) {
+  const int part = p.rows.all() * kDepth, parts = p.run_depth / part;
+  return ceil_div(parts, ceil_div(parts, kChunk / part)) * part;
+}
+
+// What is added up of `depth` k, which are whole parts.
+static inline Run run_of(const Products& p, int depth, bool first, const char* ahead, int stride) {
+  const int rows = depth / kDepth;
+  if (p.rows.last == 0) return {1, {rows, 0}, first, ahead, stride};
+  return {rows / p.rows.all(), p.rows, first, ahead, stride};
+}
 
 // Tiles that are multiplied with a chunk in turn.
 static inline int swept_tiles(const Products& p) {
@@ -167,23 +202,25 @@ static inline size_t scratch_floats(const Products& p) {
 
 // Multiplies a panel with tiles [begin, end), whose sums follow each other tile_sums() apart.
 static inline void sweep(const Products& p, const Tiling& tiling, const float* gathered, int first_pixel,
-                         const char* weights, int begin, int end, bool prefetch, float* sums) {
-  const size_t per_k = p.width() * weight_bytes(p.type);
+                         const void* packed, int panel, int begin, int end, bool prefetch, float* sums) {
+  const char* weights = p.panel(packed, panel);
+  const int vectors = p.panel_vectors(panel), width = vectors * kLanes;
+  const size_t per_k = width * weight_bytes(p.type);
   const int stride = prefetch ? ceil_div(static_cast<int>(per_k), end - begin) : 0;
-  const int chunk = round_up(ceil_div(p.run_depth, ceil_div(p.run_depth, kChunk)), kDepth);
+  const int chunk = chunk_depth(p);
   for (int product = 0; product < p.count; ++product) {
     for (int run = 0; run < p.runs; ++run) {
       for (int k = 0; k < p.run_depth; k += chunk) {
-        const int blocks = min_of(chunk, p.run_depth - k) / kDepth;
-        const size_t bytes = blocks * kDepth * per_k;
+        const int depth = min_of(chunk, p.run_depth - k);
+        const size_t bytes = depth * per_k;
         const char* ahead = prefetch ? weights + bytes : weights;
-        for (int t = begin; t < end; ++t, ahead += static_cast<size_t>(stride) * blocks * kDepth) {
+        for (int t = begin; t < end; ++t, ahead += static_cast<size_t>(stride) * depth) {
           const int size = tiling.size(t);
           const float* pixels = gathered + static_cast<size_t>(tiling.begin(t) - first_pixel) * p.gathered +
                                 static_cast<size_t>(p.offsets[product][run] + k) * size;
-          tile_for(size, p.vectors, p.type)(
-              {blocks, run == 0 && k == 0, ahead, stride}, pixels, weights,
-              sums + (t - begin) * p.tile_sums() + static_cast<size_t>(product) * size * p.width());
+          tile_for(size, vectors, p.type)(
+              run_of(p, depth, run == 0 && k == 0, ahead, stride), pixels, weights,
+              sums + (t - begin) * p.tile_sums() + static_cast<size_t>(product) * size * width);
         }
         weights += bytes;
       }
@@ -210,7 +247,7 @@ static inline vf finished(const float* sums, const int32_t* zero_sums, WeightTyp
 
 // Runs a layer, as far as `channels` of its output are wanted.
 //   gather(first, size, at)              packs the pixels [first, first + size) as one tile to `at`;
-//   finish(first, size, panel, sums)     takes what came out of them: [product][size][width].
+//   finish(first, size, panel, sums)     takes what came out of them: [product][size][width of the panel].
 template <class Gather, class Finish>
 void run_products(const Products& p, int channels, const void* packed, Scratch scratch, Pool& pool,
                   Gather gather, Finish finish) {
@@ -236,7 +273,7 @@ void run_products(const Products& p, int channels, const void* packed, Scratch s
     for (int panel = split.panel_begin(group); panel < split.panel_begin(group + 1); ++panel) {
       for (int begin = first; begin < last; begin += swept) {
         const int end = min_of(last, begin + swept);
-        sweep(p, tiling, gathered, first_pixel, p.panel(packed, panel), begin, end, begin == first, sums);
+        sweep(p, tiling, gathered, first_pixel, packed, panel, begin, end, begin == first, sums);
         for (int t = begin; t < end; ++t) {
           finish(tiling.begin(t), tiling.size(t), panel, sums + (t - begin) * p.tile_sums());
         }

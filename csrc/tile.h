@@ -8,7 +8,8 @@
 //   packed weights  [panel][K][width]     width = NV vectors; read front to back
 //
 // One step of k takes NV loads and P broadcasts for P * NV fused multiply-adds. AVX-512: 14 x 2, so 16
-// loads feed 28 products of 16 lanes and the loop is bound by arithmetic.
+// loads feed 28 products of 16 lanes and the loop is bound by arithmetic. Where k is no multiple of 16, rows
+// are filled up but not multiplied to their end.
 #pragma once
 
 #include <utility>
@@ -20,6 +21,7 @@
 namespace edgevae::EDGEVAE_ISA {
 
 inline constexpr int kDepth = 16;  // k is packed in runs of 16 whatever the vector length
+inline constexpr int kStep = 4;    // and multiplied four at a time
 
 static constexpr int round_up(int x, int step) { return (x + step - 1) / step * step; }
 static inline int ceil_div(int x, int y) { return (x + y - 1) / y; }
@@ -33,10 +35,19 @@ static constexpr int most_pixels(int vectors) {
   return vectors == 2 ? kTilePixels : min_of(16, 2 * kTilePixels);
 }
 
-// What one call of a tile adds up: `blocks` runs of kDepth. Meanwhile memory is asked for what comes next,
+// What lies in the rows of kDepth of a run of k, again and again: `full` rows, and one that is multiplied as
+// far as `last`, a multiple of kStep below kDepth; 0 for none.
+struct Rows {
+  int full, last;
+
+  int all() const { return full + (last > 0); }
+};
+
+// What one call of a tile adds up: `count` times `rows`. Meanwhile memory is asked for what comes next,
 // `stride` bytes further at every k from `ahead` on, so that it works while the multipliers do.
 struct Run {
-  int blocks;
+  int count;
+  Rows rows;
   bool first;  // c is written, not added to
   const char* ahead;
   int stride;
@@ -58,19 +69,30 @@ void tile(const Run& run, const float* a, const void* weights, float* c) {
 #pragma GCC unroll 32
     for (int i = 0; i < P * NV; ++i) __builtin_memcpy(&acc[i], c + i * kLanes, sizeof acc[i]);
   }
-  for (int block = 0; block < run.blocks; ++block, a += P * kDepth, b += kDepth * NV * kLanes) {
-#pragma GCC unroll 4
-    for (int k = 0; k < kDepth; ++k) {
-      __builtin_prefetch(ahead, 0, 2);
-      ahead += run.stride;
-      Vector w[NV];
-      for (int v = 0; v < NV; ++v) w[v] = load_weights(b + (k * NV + v) * kLanes);
+  const auto multiply = [&](int k) __attribute__((always_inline)) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += run.stride;
+    Vector w[NV];
+    for (int v = 0; v < NV; ++v) w[v] = load_weights(b + (k * NV + v) * kLanes);
 #pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) {
+    for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) acc[p * NV + v] = multiply_add(acc[p * NV + v], a[p * kDepth + k], w[v]);
-      }
+      for (int v = 0; v < NV; ++v) acc[p * NV + v] = multiply_add(acc[p * NV + v], a[p * kDepth + k], w[v]);
     }
+  };
+  for (int part = 0; part < run.count; ++part) {
+    for (int row = 0; row < run.rows.full; ++row, a += P * kDepth, b += kDepth * NV * kLanes) {
+#pragma GCC unroll 4
+      for (int k = 0; k < kDepth; ++k) multiply(k);
+    }
+    if (run.rows.last == 0) continue;
+    for (int k = 0; k < run.rows.last; k += kStep) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kStep; ++i) multiply(k + i);
+    }
+    ahead += (kDepth - run.rows.last) * run.stride;
+    a += P * kDepth;
+    b += kDepth * NV * kLanes;
   }
 #pragma GCC unroll 32
   for (int i = 0; i < P * NV; ++i) store(c + i * kLanes, acc[i]);

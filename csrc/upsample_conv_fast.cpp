@@ -25,11 +25,10 @@ int units(const UpsampleConvShape& s) { return input_units(s.ic, s.weights); }
 
 Products products(const UpsampleConvShape& s) {
   const int pixels = s.ih * s.iw, k = round_up(units(s), kDepth);
-  if (by_columns(s)) return Products(s.n, pixels, 1, k, 16 * s.oc, s.weights);
-  if (!s.phases) return Products(s.n, pixels, kNine, k, s.oc, s.weights);
-  Products p(s.n, pixels, 4, k, s.oc, s.weights);
+  if (by_columns(s)) return Products(s.n, pixels, 1, units(s), 1, 16 * s.oc, s.weights);
+  if (!s.phases) return Products(s.n, pixels, kNine, units(s), 1, s.oc, s.weights);
+  Products p(s.n, pixels, 4, units(s), 2, s.oc, s.weights);
   p.runs = 2;
-  p.run_depth = 2 * k;
   p.gathered = 9 * k;
   for (int phase = 0; phase < 4; ++phase) {
     for (int ty = 0; ty < 2; ++ty) p.offsets[phase][ty] = (3 * (phase / 2 + ty) + phase % 2) * k;
@@ -125,15 +124,15 @@ void make_columns(const Products& p, const UpsampleConvShape& s, const float* x,
     put(gathered, size, 0, x + static_cast<size_t>(tiling.begin(t)) * ic, ic, size, ic, 0.0f);
     put(gathered, size, ic, nullptr, 0, size, p.gathered - ic, 0.0f);
     if (in_quads(s)) shift_quads(gathered, static_cast<size_t>(size) * p.gathered);
-    const auto multiply = tile_for(size, p.vectors, p.type);
     for (int panel = 0; panel < p.panels(); ++panel) {
-      const int32_t* zero_sums = p.zero_sums(packed) + panel * p.width();
-      multiply({p.gathered / kDepth, true, p.panel(packed, panel), 0}, gathered, p.panel(packed, panel),
-               sums);
+      const int32_t* zero_sums = p.zero_sums(packed, panel);
+      const int width = p.panel_width(panel);
+      tile_for(size, width / kLanes, p.type)(run_of(p, p.gathered, true, p.panel(packed, panel), 0), gathered,
+                                             p.panel(packed, panel), sums);
       for (int i = 0; i < size; ++i) {
         float* to = out + static_cast<size_t>(tiling.begin(t) + i) * columns + panel * p.width();
-        for (int lane = 0; lane < p.width(); lane += kLanes) {
-          const float* from = sums + i * p.width() + lane;
+        for (int lane = 0; lane < width; lane += kLanes) {
+          const float* from = sums + i * width + lane;
           if (in_quads(s)) {
             store(to + lane, load_integers(from) - load_integers(zero_sums + lane));
           } else {
@@ -238,11 +237,13 @@ void run_columns(const UpsampleConvShape& s, const float* x, const void* packed,
 }
 
 // As finish_nine, of sums that are the four outputs already.
-void finish_phases(const Products& p, const float* sums, const int32_t* zero_sums, size_t apart, int panel,
-                   size_t corner, int width, int count, const Output& out) {
-  const int pixel = p.width(), oc = p.channels;
+void finish_phases(const Products& p, const float* sums, const int32_t* zero_sums, int size, int first,
+                   int panel, size_t corner, int width, int count, const Output& out) {
+  const int pixel = p.panel_width(panel), oc = p.channels;
+  const size_t apart = static_cast<size_t>(size) * pixel;
   const WeightType type = p.type;
-  for (int v = 0; v < p.vectors; ++v, sums += kLanes, zero_sums += kLanes) {
+  sums += first * pixel;
+  for (int v = 0; v < pixel / kLanes; ++v, sums += kLanes, zero_sums += kLanes) {
     const int o = panel * p.width() + v * kLanes;
     if (o >= oc) break;
     const size_t below = corner + width;
@@ -285,15 +286,12 @@ void run(const UpsampleConvShape& s, const void* input, const void* packed, cons
     });
   };
   const auto finish = [&](int first, int size, int panel, const float* sums) {
-    const int32_t* zero_sums = p.zero_sums(packed) + panel * p.count * p.width();
-    const size_t apart = static_cast<size_t>(size) * p.width();
     each_row(first, size, s.ih, s.iw, [&](Position pixel, int i, int count) {
       const size_t corner = (2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y) * s.iw + pixel.x) * 2;
-      const float* from = sums + i * p.width();
       if (s.phases) {
-        finish_phases(p, from, zero_sums, apart, panel, corner, 2 * s.iw, count, out);
+        finish_phases(p, sums, p.zero_sums(packed, panel), size, i, panel, corner, 2 * s.iw, count, out);
       } else {
-        finish_nine(p, from, apart, panel, corner, 2 * s.iw, count, out);
+        finish_nine(p, sums, size, i, panel, corner, 2 * s.iw, count, out);
       }
     });
   };

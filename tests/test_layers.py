@@ -56,6 +56,9 @@ CONVS = [  # n, ic, oc, h, w, kernel, stride, padding, mode
     (1, 130, 16, 6, 6, 3, 1, 0, "zeros"),
     (1, 5, 7, 11, 3, 5, 3, 2, "replicate"),
     (1, 16, 65, 1, 40, 1, 2, 0, "zeros"),
+    (1, 24, 40, 16, 16, 4, 2, 1, "zeros"),  # nine products whose parts end within a row
+    (2, 140, 50, 16, 16, 4, 2, 1, "replicate"),
+    (1, 200, 33, 16, 16, 4, 2, 1, "zeros"),  # parts longer than a chunk
 ]
 
 
@@ -148,6 +151,9 @@ UPSAMPLES = [  # n, ic, oc, h, w, mode
     (2, 16, 1, 4, 3, "replicate"),
     (1, 20, 3, 4, 3, "zeros"),
     (3, 17, 33, 1, 6, "replicate"),
+    (1, 24, 40, 8, 8, "replicate"),
+    (1, 40, 20, 16, 16, "replicate"),
+    (1, 203, 9, 4, 4, "replicate"),
 ]
 
 
@@ -178,6 +184,7 @@ def test_upsample_conv2d(isa: str, case: tuple[Any, ...], threads: int, rng: np.
         (16, 32, 7, 7, 2, 2, 0, 0),  # patches beside each other
         (9, 4, 5, 3, 4, 4, 0, 0),
         (3, 1, 2, 4, 3, 3, 0, 0),
+        (20, 5, 3, 4, 4, 4, 0, 0),  # their rows are no whole vectors, and fill several panels
         (6, 5, 4, 3, 2, 2, 0, 1),  # a row and a column beyond the patches
         (5, 4, 3, 3, 5, 3, 2, 1),
         (4, 4, 3, 3, 2, 3, 0, 0),  # phases that no tap reaches
@@ -397,6 +404,12 @@ INT8: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {  # 
     "conv_transpose2d direct": ({**DOUBLE, "output_padding": 1}, (6, 17, 3, 3), (2, 6, 4, 3)),
     "conv_transpose2d no tap": ({"stride": 3, "padding": 0, "output_padding": 0}, (5, 6, 2, 2), (1, 5, 3, 3)),
     "conv_transpose2d patches": ({**PATCHES, "output_padding": 0}, (7, 4, 4, 4), (2, 7, 3, 5)),
+    "conv_transpose2d patches across vectors": (
+        {**PATCHES, "output_padding": 0},
+        (20, 5, 4, 4),
+        (2, 20, 3, 5),
+    ),
+    "upsample_conv2d few quads": ({"padding_mode": "replicate"}, (4, 40, 24, 2, 2), (1, 24, 8, 8)),
     "linear": ({}, (37, 130), (5, 130)),
     "linear one": ({}, (1, 1), (1, 1)),
 }  # fmt: skip
