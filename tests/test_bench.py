@@ -549,7 +549,7 @@ def test_the_readme_is_written_from_reports(
     monkeypatch.setattr(sys, "argv", ["write_readme.py", "--from", str(reports)])
     readme.write_text(text)
     assert write_readme.main() == 2
-    assert "there is no width32-fp32-threads1-batch1.json" in capsys.readouterr().err
+    assert "there is no full-fp32-threads1-batch1.json" in capsys.readouterr().err
     assert readme.read_text() == text
 
     for run in write_readme.RUNS:

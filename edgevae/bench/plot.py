@@ -81,7 +81,8 @@ def _timings(report: BenchReport, operation: str) -> list[Timing]:
 
 def _heading(report: BenchReport) -> str:
     plural = "s" if report.threads > 1 else ""
-    return f"{report.model}: {report.precision}, {report.threads} thread{plural}, batch {report.batch}"
+    name = Path(report.path).name
+    return f"{name}: {report.precision}, {report.threads} thread{plural}, batch {report.batch}"
 
 
 def _panel(axis: Any, operation: str, timings: list[Timing]) -> None:
