@@ -253,9 +253,10 @@ def test_the_only_sink_that_fails_for_good_ends_the_run(
 
 
 def test_a_run_whose_sinks_never_wrote_ends_at_once(model: Model) -> None:
-    sinks = [ListSink(fail_at=0), ListSink(fail_at=0)]
+    # At every row: on a busy machine the first of a live source may never reach them.
+    sinks = [Flaky(0, 1_000_000), Flaky(0, 1_000_000)]
     began_s = time.monotonic()
-    with pytest.raises(RecordError, match="the disk is full"):
+    with pytest.raises(RecordError, match="the peer is gone"):
         stream.run(MemorySource(10_000, live=True, interval_s=0.005), model, sinks)
     assert time.monotonic() - began_s < writer.PATIENCE_S
 
