@@ -218,7 +218,7 @@ static inline void sweep(const Products& p, const Tiling& tiling, const float* g
           const int size = tiling.size(t);
           const float* pixels = gathered + static_cast<size_t>(tiling.begin(t) - first_pixel) * p.gathered +
                                 static_cast<size_t>(p.offsets[product][run] + k) * size;
-          tile_for(size, vectors, p.type)(
+          tile_for(size, vectors, p.type, p.rows)(
               run_of(p, depth, run == 0 && k == 0, ahead, stride), pixels, weights,
               sums + (t - begin) * p.tile_sums() + static_cast<size_t>(product) * size * width);
         }

@@ -1,4 +1,5 @@
-// The one inner loop of the fast kernels: a tile of pixels times a panel of output channels.
+// What every fast kernel shares: a tile of pixels times a panel of output channels (tile.cpp has the loop),
+// how tiles are gathered, and how what comes out of them is finished.
 //
 // Every convolution here is a matrix product, or nine of them: pixels (M) by taps and channels (K) by output
 // channels (N). The left side is gathered ("packed") from the image a few pixels at a time:
@@ -11,8 +12,6 @@
 // loads feed 28 products of 16 lanes and the loop is bound by arithmetic. Where k is no multiple of 16, rows
 // are filled up but not multiplied to their end.
 #pragma once
-
-#include <utility>
 
 #include "half.h"
 #include "layers.h"
@@ -43,8 +42,9 @@ struct Rows {
   int all() const { return full + (last > 0); }
 };
 
-// What one call of a tile adds up: `count` times `rows`. Meanwhile memory is asked for what comes next,
-// `stride` bytes further at every k from `ahead` on, so that it works while the multipliers do.
+// What one call of a tile adds up: `count` times `rows`, once where all are full. Meanwhile memory is asked
+// for what comes next, `stride` bytes further at every k from `ahead` on, so that it works while the
+// multipliers do.
 struct Run {
   int count;
   Rows rows;
@@ -53,79 +53,11 @@ struct Run {
   int stride;
 };
 
-// c (P, NV * kLanes) += a packed by rows of kDepth, times a panel.
-// Quads of uint8 and their sums in int32 travel as floats, bits unchanged.
-template <int P, int NV, class W>
-void tile(const Run& run, const float* a, const void* weights, float* c) {
-  const W* b = static_cast<const W*>(weights);
-  const char* ahead = run.ahead;
-  using Vector = decltype(load_weights(b));  // of floats, or of integers
-  // Unrolled, here and where they are stored: otherwise the sums begin and end as an array in memory.
-  Vector acc[P * NV];
-  if (run.first) {
-#pragma GCC unroll 32
-    for (int i = 0; i < P * NV; ++i) acc[i] = Vector{};
-  } else {
-#pragma GCC unroll 32
-    for (int i = 0; i < P * NV; ++i) __builtin_memcpy(&acc[i], c + i * kLanes, sizeof acc[i]);
-  }
-  const auto multiply = [&](int k) __attribute__((always_inline)) {
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += run.stride;
-    Vector w[NV];
-    for (int v = 0; v < NV; ++v) w[v] = load_weights(b + (k * NV + v) * kLanes);
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) acc[p * NV + v] = multiply_add(acc[p * NV + v], a[p * kDepth + k], w[v]);
-    }
-  };
-  for (int part = 0; part < run.count; ++part) {
-    for (int row = 0; row < run.rows.full; ++row, a += P * kDepth, b += kDepth * NV * kLanes) {
-#pragma GCC unroll 4
-      for (int k = 0; k < kDepth; ++k) multiply(k);
-    }
-    if (run.rows.last == 0) continue;
-    for (int k = 0; k < run.rows.last; k += kStep) {
-#pragma GCC unroll 4
-      for (int i = 0; i < kStep; ++i) multiply(k + i);
-    }
-    ahead += (kDepth - run.rows.last) * run.stride;
-    a += P * kDepth;
-    b += kDepth * NV * kLanes;
-  }
-#pragma GCC unroll 32
-  for (int i = 0; i < P * NV; ++i) store(c + i * kLanes, acc[i]);
-}
-
+// c (pixels, vectors * kLanes) += a packed by rows of kDepth, times a panel of weights.
 using TileFn = void (*)(const Run& run, const float* a, const void* weights, float* c);
 
-template <int NV, class W, int... P>
-constexpr TileFn tile_of(int pixels, std::integer_sequence<int, P...>) {
-  constexpr TileFn table[] = {tile<P + 1, NV, W>...};
-  return table[pixels - 1];
-}
-
-template <class W>
-TileFn tile_of_type(int pixels, int vectors) {
-  return vectors == 1 ? tile_of<1, W>(pixels, std::make_integer_sequence<int, most_pixels(1)>{})
-                      : tile_of<2, W>(pixels, std::make_integer_sequence<int, most_pixels(2)>{});
-}
-
-// The tile for 1..most_pixels(vectors) pixels.
-static inline TileFn tile_for(int pixels, int vectors, WeightType type) {
-  switch (type) {
-    case WeightType::kFloat16:
-      return tile_of_type<uint16_t>(pixels, vectors);
-    case WeightType::kInt8:
-      return tile_of_type<int8_t>(pixels, vectors);
-    case WeightType::kQuads:
-      return tile_of_type<Quad>(pixels, vectors);
-    case WeightType::kFloat32:
-      break;
-  }
-  return tile_of_type<float>(pixels, vectors);
-}
+// The tile for 1..most_pixels(vectors) pixels, for runs of such rows (tile.cpp).
+TileFn tile_for(int pixels, int vectors, WeightType type, const Rows& rows);
 
 // The bytes of one packed weight, or of one quad of them.
 static inline size_t weight_bytes(WeightType type) {

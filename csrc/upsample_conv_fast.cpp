@@ -127,8 +127,8 @@ void make_columns(const Products& p, const UpsampleConvShape& s, const float* x,
     for (int panel = 0; panel < p.panels(); ++panel) {
       const int32_t* zero_sums = p.zero_sums(packed, panel);
       const int width = p.panel_width(panel);
-      tile_for(size, width / kLanes, p.type)(run_of(p, p.gathered, true, p.panel(packed, panel), 0), gathered,
-                                             p.panel(packed, panel), sums);
+      tile_for(size, width / kLanes, p.type, p.rows)(run_of(p, p.gathered, true, p.panel(packed, panel), 0),
+                                                     gathered, p.panel(packed, panel), sums);
       for (int i = 0; i < size; ++i) {
         float* to = out + static_cast<size_t>(tiling.begin(t) + i) * columns + panel * p.width();
         for (int lane = 0; lane < width; lane += kLanes) {
