@@ -76,7 +76,8 @@ def run_bench(
         say: is told what is going on, a line at a time.
 
     Raises:
-        EdgevaeError: an argument makes no sense, an engine is unknown, not installed, wrong, or died.
+        WrongAnswerError: edgevae is wrong, or an engine that was named; others are left out, with a note.
+        EdgevaeError: an argument makes no sense, an engine is unknown, not installed, or died.
         ModelFileError: the model file cannot be read.
     """
     check_numbers(rounds, batch, precision)
@@ -122,21 +123,28 @@ def run_bench(
                 startup_s, peak_mb = worker.start(["encode", "decode"])
                 size_mb = weights_mb(own, networks)
                 facts.append(EngineFacts(engine, _version(engine), startup_s, peak_mb, size_mb))
-            timings = []
-            for operation in (*networks, *_packs()):
-                packing = operation.startswith("pack")
-                of = {
-                    engine: worker
-                    for engine, worker in workers.items()
-                    if engine == NATIVE or packing == (engine == "opencv")
-                }
+            named = against is not None and ALL not in against
+            operations = [*networks, *_packs()]
+            errors = {}
+            for operation in operations:
                 say(f"checking {operation}")
-                errors = _check(operation, of, folder, exact.get(operation), precision, batch)
+                of = _taking_part(operation, workers)
+                errors[operation], wrong = _check(
+                    operation, of, folder, exact.get(operation), precision, batch
+                )
+                for engine, error in wrong.items():
+                    if named or engine == NATIVE:
+                        raise error
+                    notes.append(f"{error.what}, so it was left out.")
+                    del workers[engine]
+            timings = []
+            for operation in operations:
                 say(f"timing {operation}")
                 calls = {
-                    engine: functools.partial(worker.time_ms, operation) for engine, worker in of.items()
+                    engine: functools.partial(worker.time_ms, operation)
+                    for engine, worker in _taking_part(operation, workers).items()
                 }
-                timings += _time(operation, calls, rounds, errors)
+                timings += _time(operation, calls, rounds, errors[operation])
     return BenchReport(
         model=spec.name,
         path=shown,
@@ -149,8 +157,20 @@ def run_bench(
         rounds=rounds,
         note=" ".join(note[0].upper() + note[1:] for note in notes),
         timings=tuple(timings),
-        engines=tuple(facts),
+        engines=tuple(each for each in facts if each.engine in workers),
     )
+
+
+class WrongAnswerError(EdgevaeError):
+    """An engine computes something else than the model.
+
+    Attributes:
+        what: which, and how far off.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; its speed means nothing, leave it out of --against.")
+        self.what = what
 
 
 def check_numbers(rounds: int, batch: int, precision: str) -> None:
@@ -315,6 +335,15 @@ def _version(engine: str) -> str:
         return "?"
 
 
+def _taking_part(operation: str, workers: Mapping[str, Worker]) -> dict[str, Worker]:
+    packing = operation.startswith("pack")
+    return {
+        engine: worker
+        for engine, worker in workers.items()
+        if engine == NATIVE or packing == (engine == "opencv")
+    }
+
+
 def _check(
     operation: str,
     workers: Mapping[str, Worker],
@@ -322,27 +351,40 @@ def _check(
     exact: npt.NDArray[np.float64] | None,
     precision: str,
     batch: int,
-) -> dict[str, Errors]:
-    """Each engine's errors against the float64 run, refused where they are no rounding errors."""
+) -> tuple[dict[str, Errors], dict[str, WrongAnswerError]]:
+    """Each engine's errors against the float64 run, and those that are no rounding errors."""
     errors: dict[str, Errors] = {}
+    wrong: dict[str, WrongAnswerError] = {}
     packed = None
     for engine, worker in workers.items():
         path = folder / "answer.npy"
         worker.answer(operation, path, -(-inputs.CHECKED // batch))
         answer = np.load(path)
-        if operation.startswith("pack"):
-            packed = answer if packed is None else packed
-            errors[engine] = _packing_errors(engine, answer, packed)
-            continue
-        if exact is None:
-            continue
-        if answer.shape != exact.shape:
-            raise EdgevaeError(
-                f"{engine} answers {operation} with shape {answer.shape}, wanted {exact.shape}; leave it out "
-                "of --against."
-            )
-        errors[engine], limit = _errors(operation, answer, exact, precision)
-        _refuse(engine, operation, errors[engine], limit, precision)
+        try:
+            if operation.startswith("pack"):
+                packed = answer if packed is None else packed
+                errors[engine] = _packing_errors(engine, answer, packed)
+            elif exact is not None:
+                errors[engine] = _network_errors(engine, operation, answer, exact, precision)
+        except WrongAnswerError as error:
+            wrong[engine] = error
+    return errors, wrong
+
+
+def _network_errors(
+    engine: str,
+    operation: str,
+    answer: FloatArray,
+    exact: npt.NDArray[np.float64],
+    precision: str,
+) -> Errors:
+    """How far ``answer`` is from the float64 run; refused where that is no rounding error."""
+    if answer.shape != exact.shape:
+        raise WrongAnswerError(
+            f"{engine} answers {operation} with shape {answer.shape}, wanted {exact.shape}"
+        )
+    errors, limit = _errors(operation, answer, exact, precision)
+    _refuse(engine, operation, errors, limit, precision)
     return errors
 
 
@@ -353,9 +395,9 @@ def _packing_errors(engine: str, answer: FloatArray, native: FloatArray) -> Erro
     difference = np.abs(answer - native)
     off = 1 - float((difference <= PACK_LIMIT).mean())  # NaN is off, too
     if off > MAX_OTHER_SAMPLES:
-        raise EdgevaeError(
+        raise WrongAnswerError(
             f"{engine} packs {off:.0%} of a frame otherwise than edgevae, wanted at most "
-            f"{MAX_OTHER_SAMPLES:.0%}; its speed means nothing, leave it out of --against."
+            f"{MAX_OTHER_SAMPLES:.0%}"
         )
     return {"error": float(difference.max())}
 
@@ -385,7 +427,7 @@ def _refuse(engine: str, operation: str, errors: Errors, limit: float, precision
         what = f"is at cosine {cosine:.3f} to a float64 run at {operation}, wanted at least {MIN_COSINE}"
     else:
         return
-    raise EdgevaeError(f"{engine} {what}; its speed means nothing, leave it out of --against.")
+    raise WrongAnswerError(f"{engine} {what}")
 
 
 def _time(
