@@ -96,6 +96,17 @@ def test_fit_resume_and_test(config: Path, capsys: pytest.CaptureFixture[str]) -
     assert tested["test/drives-rgb-only/depth_absrel"] > 0
 
 
+def test_the_last_epoch_is_kept_also_where_it_is_not_the_best(config: Path) -> None:
+    # What never falls below its first value: the first epoch stays the best.
+    constant = ["--model.optimizer.schedule", "constant", "--run.monitor", "train/lr"]
+    assert fit(config, *constant, "--trainer.max_epochs", 3) == 0
+    assert torch.load(LAST.with_name("best.ckpt"), weights_only=True)["epoch"] == 0
+    assert torch.load(LAST, weights_only=True)["epoch"] == 2
+    assert fit(config, *constant, "--trainer.max_epochs", 4, "--ckpt_path", "last") == 0
+    assert [row["epoch"] for row in open_run("run").metrics()] == [1, 2, 3, 4]
+    assert torch.load(LAST.with_name("best.ckpt"), weights_only=True)["epoch"] == 0
+
+
 def test_overwrite_begins_anew(config: Path) -> None:
     assert fit(config) == 0
     assert fit(config, "--run.overwrite", "true", "--trainer.max_epochs", 1) == 0

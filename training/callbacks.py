@@ -34,15 +34,10 @@ def callbacks(options: RunOptions) -> list[L.Callback]:
         made.append(EMAWeightAveraging(decay=options.average, update_every_n_steps=options.average_every))
     if options.pictures_every:
         made.append(Pictures(str(folder / "pictures"), options.pictures_every))
-    made.append(
-        ModelCheckpoint(
-            dirpath=folder / CHECKPOINTS,
-            filename="best",
-            monitor=options.monitor,
-            save_last=True,
-            enable_version_counter=False,
-        )
-    )
+    kept = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
+    made.append(ModelCheckpoint(filename="best", monitor=options.monitor, **kept))
+    # Of its own: ``save_last`` writes the last one only where it is the best one, too.
+    made.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **kept))
     if options.keep_every:
         made.append(KeptCheckpoints(folder / CHECKPOINTS, options.keep_every))
     if options.early_stop:
