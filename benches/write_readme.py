@@ -28,7 +28,6 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 MODELS = {"full": "full", "edge": "edge", "width64": "random:64"}
 TITLES = {"full": "full", "edge": "edge", "width64": "width 64"}
-FIRST = next(iter(MODELS))  # its start-up is shown
 NETWORKS = ("encode", "posterior", "decode")
 
 
@@ -99,9 +98,10 @@ def block(reports: Reports) -> str:
     main = {model: reports[run] for model in MODELS if (run := Run(model, "fp32", 1, 1)) in reports}
     if not main:
         raise EdgevaeError(
-            f"there is no {Run(FIRST, 'fp32', 1, 1).name}; run 'python benches/write_readme.py --save DIR'."
+            f"there is no {Run(next(iter(MODELS)), 'fp32', 1, 1).name}; "
+            "run 'python benches/write_readme.py --save DIR'."
         )
-    first = next(iter(main.values()))
+    model, first = next(iter(main.items()))
     rounds = " or ".join(str(each) for each in sorted({report.rounds for report in reports.values()}))
     versions = ", ".join(f"{facts.engine} {facts.version}" for facts in first.engines)
     parts = [
@@ -116,7 +116,7 @@ def block(reports: Reports) -> str:
         "Other settings, each against the fastest other engine, for int8 with the cosine of both to the "
         f"float model's latents ({versions}):",
         table(_settings_table(reports)),
-        *_start_up(first),
+        *_start_up(TITLES[model], first),
         *_packing(main.values()),
     ]
     return "\n\n".join(parts)
@@ -167,9 +167,9 @@ def _settings_table(reports: Reports) -> list[list[str]]:
     return rows
 
 
-def _start_up(report: BenchReport) -> list[str]:
+def _start_up(title: str, report: BenchReport) -> list[str]:
     return [
-        f"A new process until its first latent, with the encoder and the decoder loaded ({TITLES[FIRST]}; "
+        f"A new process until its first latent, with the encoder and the decoder loaded ({title}; "
         "torch.compile with its cache filled):",
         table(report.engine_rows()),
     ]
