@@ -5,7 +5,6 @@
 #include <chrono>
 #include <mutex>
 
-#include "depth_fill.h"
 #include "isa.h"
 #include "layout.h"
 #include "methods.h"
@@ -203,22 +202,20 @@ py::tuple pack_frame(const py::array& rgb, const py::object& depth, float depth_
   return py::make_tuple(out, mask);
 }
 
-// (n, h, w) in place: NaNs are filled from around them and mirrored, as an input with InputEncoding::fill has
-// them.
-void fill_depth(py::array_t<float, py::array::c_style> planes, float no_reading) {
-  if (planes.ndim() != 3 || !planes.writeable()) throw error("planes must be float32 (n, h, w), writable.");
-  const auto n = planes.shape(0), pixels = planes.shape(1) * planes.shape(2);
-  const int h = static_cast<int>(planes.shape(1)), w = static_cast<int>(planes.shape(2));
-  if (h < 1 || w < 1 || h > 16384 || w > 16384) throw error("planes are empty or too large.");
-  float* const data = planes.mutable_data();
+// (n, 4, h, w) in place: NaNs of the depth are filled along the colours and mirrored, as an input with
+// InputEncoding::fill has them.
+void fill_depth(py::array_t<float, py::array::c_style> frames, float no_reading, const std::string& isa) {
+  if (frames.ndim() != 4 || frames.shape(1) != 4 || !frames.writeable())
+    throw error("frames must be float32 (n, 4, h, w), writable.");
+  const auto n = frames.shape(0), pixels = frames.shape(2) * frames.shape(3);
+  const int h = static_cast<int>(frames.shape(2)), w = static_cast<int>(frames.shape(3));
+  if (h < 1 || w < 1 || h > 16384 || w > 16384) throw error("frames are empty or too large.");
+  float* const data = frames.mutable_data();
+  const DepthFillKernel& kernel = select_kernels(isa).depth_fill;
   Unlocked unlocked;
-  Floats levels(fill_floats(h, w));
-  for (py::ssize_t i = 0; i < n; ++i) {
-    float* const plane = data + i * pixels;
-    std::copy_n(plane, pixels, levels.data());
-    fill_holes(levels.data(), h, w, 2 * no_reading);
-    std::copy_n(levels.data(), pixels, plane);
-  }
+  Floats scratch(kernel.scratch_floats(h, w));
+  for (py::ssize_t i = 0; i < n; ++i)
+    kernel.run({data + 4 * i * pixels, h, w, pixels, w, 1, 2 * no_reading}, scratch.data());
 }
 
 }  // namespace
@@ -247,7 +244,7 @@ PYBIND11_MODULE(_core, m) {
            py::arg("max_m"), py::arg("no_reading"), py::arg("fill") = false);
   m.def("pack_frame", &pack_frame, py::arg("rgb"), py::arg("depth"), py::arg("depth_scale"), py::arg("bgr"),
         py::arg("encoding"), py::arg("height"), py::arg("width"), py::arg("isa") = "");
-  m.def("fill_depth", &fill_depth, py::arg("planes").noconvert(), py::arg("no_reading"));
+  m.def("fill_depth", &fill_depth, py::arg("frames").noconvert(), py::arg("no_reading"), py::arg("isa") = "");
   py::class_<PyPool, std::shared_ptr<PyPool>>(m, "Pool").def(py::init<int>(), py::arg("threads"));
   py::class_<PyNetwork<CpuEngine>> network(m, "Network");
   network.def(py::init<const py::list&, const py::dict&, const std::vector<int>&, int,

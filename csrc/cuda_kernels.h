@@ -119,6 +119,12 @@ void pixels_to_planes(int n, int c, size_t pixels, Arithmetic, const Device&, co
 size_t pack_frame_workspace(const FramePack& f);
 void pack_frame(const FramePack& f, Arithmetic, const Device&, void* out, void* workspace, Stream);
 
+// depth_fill.h's filling, of planes (4, h, w): the depth of `out`, (h, w, 4) activations. `floats` is
+// depth_fill_floats(h, w) long.
+size_t depth_fill_floats(int h, int w);
+void fill_depth(const float* planes, int h, int w, float mirror, Arithmetic, const Device&, float* floats,
+                void* out, Stream);
+
 // x (pixels, channels) floats; rgb and depth as frame_pack.h says, depth may be null.
 void unpack_frames(const float* x, size_t pixels, const InputEncoding&, const Device&, unsigned char* rgb,
                    float* depth, Stream);

@@ -7,11 +7,10 @@
 // 128 bytes at a time, and nothing is read twice.
 //
 // Min-max encodings want the whole image's range first: their values wait in the workspace as floats (a
-// reading's absence as NaN, which no reading is), and a second launch stretches them. So does depth whose
-// holes are filled, and one block fills them, level by level in the workspace.
+// reading's absence as NaN, which no reading is), and a second launch stretches them. So does a picture whose
+// depth has its holes filled (depth_fill_cuda.cu).
 #include "cuda_device.cuh"
 #include "cuda_kernels.h"
-#include "depth_fill.h"
 #include "frame_span.h"
 
 namespace edgevae::cuda {
@@ -103,11 +102,9 @@ __global__ void __launch_bounds__(kThreads, 8)
                pixels = static_cast<size_t>(f.out_width) * f.out_height;
   const float red = f.bgr ? mean[2] : mean[0], green = mean[1], blue = f.bgr ? mean[0] : mean[2];
   const auto put_color = [&](int c, float level) {
-    if (e.color_min_max) {
-      planes[c * pixels + pixel] = level;
-    } else {
-      store_float(level * (1 / 127.5f) - 1, out + pixel * e.channels + c);
-    }
+    const float value = e.color_min_max ? level : level * (1 / 127.5f) - 1;
+    if (e.color_min_max || e.fill) planes[c * pixels + pixel] = value;
+    if (!e.color_min_max) store_float(value, out + pixel * e.channels + c);
   };
   if (e.channels == 1) {
     put_color(0, 0.299f * red + 0.587f * green + 0.114f * blue);
@@ -131,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, 8)
 // Maps a channel's own range to [-1, 1], a block each; a range of at most `flat` is a constant image and
 // becomes -1. NaN is no reading.
 template <class T>
-__global__ void __launch_bounds__(1024) stretch_kernel(FramePack f, const float* planes, T* out) {
+__global__ void __launch_bounds__(1024) stretch_kernel(FramePack f, float* planes, T* out) {
   await_previous_kernel();
   let_next_kernel_start();
   float* const shared = reinterpret_cast<float*>(shared_memory());  // (2, warps)
@@ -140,7 +137,7 @@ __global__ void __launch_bounds__(1024) stretch_kernel(FramePack f, const float*
             warps = static_cast<int>(blockDim.x) / kWarp;
   if (c == 3 && e.depth != DepthEncoding::kMinMax) return;
   const size_t pixels = static_cast<size_t>(f.out_width) * f.out_height;
-  const float* const plane = planes + c * pixels;
+  float* const plane = planes + c * pixels;
   float lo = INFINITY, hi = -INFINITY;
   for (size_t i = threadIdx.x; i < pixels; i += blockDim.x) {
     lo = fminf(lo, plane[i]);  // of a NaN and a number, the number
@@ -161,43 +158,11 @@ __global__ void __launch_bounds__(1024) stretch_kernel(FramePack f, const float*
   }
   const float flat = c < 3 ? kFlatColor : 0.0f;
   for (size_t i = threadIdx.x; i < pixels; i += blockDim.x) {
-    const float v = plane[i];
-    store_float(v != v           ? e.no_reading
-                : hi - lo > flat ? 2 * (v - lo) / (hi - lo) - 1
-                                 : -1.0f,
-                out + i * e.channels + c);
-  }
-}
-
-// Fills the holes of depth, one block: what a level writes, the next one reads after a barrier.
-template <class T>
-__global__ void __launch_bounds__(1024) fill_kernel(FramePack f, float mirror, float* planes, T* out) {
-  await_previous_kernel();
-  let_next_kernel_start();
-  const size_t pixels = static_cast<size_t>(f.out_width) * f.out_height;
-  FillLevel level[kFillLevels];
-  level[0] = {planes + 3 * pixels, f.out_height, f.out_width};
-  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  int top = 0;
-  while (!level[top].single()) {
-    const FillLevel from = level[top], to = level[++top] = from.half();
-    for (int i = thread; i < to.h * to.w; i += threads) to.v[i] = push_cell(from, i / to.w, i % to.w);
-    __syncthreads();
-  }
-  if (top > 0 && thread == 0 && *level[top].v != *level[top].v) *level[top].v = 0;
-  __syncthreads();
-  for (; top > 1; --top) {
-    const FillLevel from = level[top], to = level[top - 1];
-    for (int i = thread; i < to.h * to.w; i += threads) {
-      if (to.v[i] != to.v[i]) to.v[i] = pull_pixel(from, i / to.w, i % to.w);
-    }
-    __syncthreads();
-  }
-  const FillLevel last = level[0];
-  for (int i = thread; i < last.h * last.w; i += threads) {
-    float v = last.v[i];
-    if (v != v) v = top == 0 ? mirror : mirror - pull_pixel(level[1], i / last.w, i % last.w);
-    store_float(v, out + static_cast<size_t>(i) * 4 + 3);
+    const float v = plane[i], value = v != v           ? e.no_reading
+                                      : hi - lo > flat ? 2 * (v - lo) / (hi - lo) - 1
+                                                       : -1.0f;
+    if (e.fill) plane[i] = value;
+    store_float(value, out + i * e.channels + c);
   }
 }
 
@@ -208,12 +173,11 @@ void pack(const FramePack& f, const Device& device, T* out, float* planes, Strea
   launch(device, pack_kernel<T>, static_cast<unsigned>(f.out_height * blocks), kThreads,
          3 * kSource * sizeof(float), stream, f, Spacing(f.out_height, f.height),
          Spacing(f.out_width, f.width), DepthLine(e), out, planes);
-  constexpr int kMany = 1024;
-  if (e.fill) launch(device, fill_kernel<T>, 1u, kMany, 0, stream, f, e.nothing(), planes, out);
-  const bool depth = e.channels == 4 && e.depth == DepthEncoding::kMinMax;
-  if (!e.color_min_max && !depth) return;
-  launch(device, stretch_kernel<T>, e.color_min_max ? static_cast<unsigned>(e.channels) : 1u, kMany,
-         2 * kMany / kWarp * sizeof(float), stream, f, static_cast<const float*>(planes), out);
+  if (e.color_min_max || (e.channels == 4 && e.depth == DepthEncoding::kMinMax)) {
+    constexpr int kMany = 1024;
+    launch(device, stretch_kernel<T>, e.color_min_max ? static_cast<unsigned>(e.channels) : 1u, kMany,
+           2 * kMany / kWarp * sizeof(float), stream, f, planes, out);
+  }
 }
 
 // Network values to metres; relative for kMinMax.
@@ -251,8 +215,8 @@ size_t pack_frame_workspace(const FramePack& f) {
   const bool stretched = f.encoding.color_min_max || f.encoding.depth == DepthEncoding::kMinMax;
   if (!stretched && !f.encoding.fill) return 0;
   const size_t pixels = static_cast<size_t>(f.out_height) * f.out_width;
-  const size_t levels = f.encoding.fill ? fill_floats(f.out_height, f.out_width) - pixels : 0;
-  return kCounterBytes + sizeof(float) * (f.encoding.channels * pixels + levels);
+  const size_t filling = f.encoding.fill ? depth_fill_floats(f.out_height, f.out_width) : 0;
+  return kCounterBytes + sizeof(float) * (f.encoding.channels * pixels + filling);
 }
 
 void pack_frame(const FramePack& f, Arithmetic arithmetic, const Device& device, void* out, void* workspace,
@@ -265,6 +229,10 @@ void pack_frame(const FramePack& f, Arithmetic arithmetic, const Device& device,
     pack(f, device, static_cast<__half*>(out), planes, stream);
   } else {
     pack(f, device, static_cast<float*>(out), planes, stream);
+  }
+  if (f.encoding.fill) {
+    fill_depth(planes, f.out_height, f.out_width, f.encoding.nothing(), arithmetic, device,
+               planes + size_t{4} * f.out_height * f.out_width, out, stream);
   }
 }
 

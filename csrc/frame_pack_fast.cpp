@@ -12,6 +12,9 @@
 #include "tile.h"
 
 namespace edgevae::EDGEVAE_ISA {
+
+extern const DepthFillKernel depth_fill;
+
 namespace {
 
 typedef float rgbx __attribute__((vector_size(16)));
@@ -97,20 +100,19 @@ void depth_row(const FramePack& f, int y, float* metres) {
       __builtin_memcpy(&metres[x], at, sizeof(float));
     }
   }
-  const vf largest = broadcast(3.402823466e38f);
+  const vf largest = broadcast(3.402823466e38f), hole = broadcast(e.fill ? __builtin_nanf("") : e.no_reading);
   float* out = f.out + 3 * f.out_channel + y * f.out_row;
   for (int x = 0; x < f.out_width; x += kLanes) {
     const int count = min_of(kLanes, f.out_width - x);
     const vf d = load_first(metres + x, count);
     const vi reading = (d > 0.0f) & (d <= largest);  // NaN and infinity fail one of them
     const vf safe = select(reading, d, broadcast(1.0f));
-    const vf value = select(reading, encode_depth(e, safe), broadcast(e.no_reading));
+    const vf value = select(reading, encode_depth(e, safe), hole);
     for (int i = 0; i < count; ++i) {
       out[(x + i) * f.out_pixel] = value[i];
       if (f.mask != nullptr) f.mask[static_cast<size_t>(y) * f.out_width + x + i] = reading[i] != 0;
-      // no_reading may be any number: what a later pass must tell from readings is marked in the scratch row.
-      const float hole = e.fill ? __builtin_nanf("") : 0.0f;
-      metres[x + i] = reading[i] == 0 ? hole : e.fill ? value[i] : 1.0f;
+      // no_reading may be any number: a later pass finds in the scratch row which values are readings.
+      metres[x + i] = reading[i] != 0 ? 1.0f : 0.0f;
     }
   }
 }
@@ -145,26 +147,17 @@ void stretch(const FramePack& f, int c, const float* used, float flat) {
   each([&](float& v) { v = hi - lo > flat ? 2 * (v - lo) / (hi - lo) - 1 : -1.0f; });
 }
 
-// What depth_row left of the readings, filled, into the holes of the output.
-void fill_depth(const FramePack& f, float* levels) {
-  fill_holes(levels, f.out_height, f.out_width, f.encoding.nothing());
-  for (int y = 0; y < f.out_height; ++y) {
-    for (int x = 0; x < f.out_width; ++x) {
-      f.out[3 * f.out_channel + y * f.out_row + x * f.out_pixel] =
-          levels[static_cast<size_t>(y) * f.out_width + x];
-    }
-  }
+// Per thread one row of colour sums (and one lane of padding) and one of depth, rounded up to cache lines.
+// The first thread's part also keeps what all share: which pixels had a reading (for min-max) or what filling
+// their holes takes, and the spans of the columns.
+size_t row_floats(const FramePack& f) {
+  return (static_cast<size_t>(3) * f.width + 4 + f.out_width + kLanes + 15) / 16 * 16;
 }
-
-// Per thread one row of colour sums (and one lane of padding) and one of depth. The first thread's part also
-// keeps what all share: the spans of the columns and, for min-max, which pixels had a reading, or the levels
-// that fill holes.
-size_t row_floats(const FramePack& f) { return static_cast<size_t>(3) * f.width + 4 + f.out_width + kLanes; }
 
 static_assert(sizeof(Span) == 5 * sizeof(float) && alignof(Span) == alignof(float));
 
 size_t plane_floats(const FramePack& f) {
-  return f.encoding.fill ? fill_floats(f.out_height, f.out_width)
+  return f.encoding.fill ? depth_fill.scratch_floats(f.out_height, f.out_width)
                          : static_cast<size_t>(f.out_height) * f.out_width;
 }
 
@@ -189,7 +182,7 @@ void run(const FramePack& f, Scratch scratch, Pool& pool) {
       color_row(f, y, spans, sums);
       if (!depth) continue;
       depth_row(f, y, metres);
-      if (e.depth == DepthEncoding::kMinMax || e.fill) {
+      if (e.depth == DepthEncoding::kMinMax) {
         __builtin_memcpy(readings + static_cast<size_t>(y) * f.out_width, metres,
                          f.out_width * sizeof(float));
       }
@@ -200,7 +193,10 @@ void run(const FramePack& f, Scratch scratch, Pool& pool) {
     for (int c = 0; c < min_of(3, e.channels); ++c) stretch(f, c, nullptr, kFlatColor);
   }
   if (depth && e.depth == DepthEncoding::kMinMax) stretch(f, 3, readings, 0);
-  if (depth && e.fill) fill_depth(f, readings);
+  if (depth && e.fill) {
+    depth_fill.run({f.out, f.out_height, f.out_width, f.out_channel, f.out_row, f.out_pixel, e.nothing()},
+                   readings);
+  }
 }
 
 vf decode_depth(const InputEncoding& e, vf x) {

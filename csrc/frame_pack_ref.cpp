@@ -5,7 +5,12 @@
 #include <cmath>
 #include <vector>
 
+#include "depth_fill.h"
+
 namespace edgevae::reference {
+
+extern const DepthFillKernel depth_fill;
+
 namespace {
 
 // The mean of one colour sample over [x0, x1) x [y0, y1), pixels at the border counted by their share.
@@ -48,37 +53,6 @@ void stretch(std::vector<double>& values, const std::vector<bool>& used, double 
     if (used[i]) values[i] = hi - lo > flat ? 2 * (values[i] - lo) / (hi - lo) - 1 : -1;
 }
 
-// Fills what is not known of (h, w): from a picture half as large, where that is filled first.
-void fill(std::vector<double>& values, std::vector<bool> known, int h, int w) {
-  if (std::all_of(known.begin(), known.end(), [](bool k) { return k; })) return;
-  if (h == 1 && w == 1) {
-    values[0] = 0;
-    return;
-  }
-  const int hh = (h + 1) / 2, hw = (w + 1) / 2;
-  std::vector<double> half(static_cast<size_t>(hh) * hw);
-  std::vector<bool> told(half.size());
-  for (int y = 0; y < hh; ++y)
-    for (int x = 0; x < hw; ++x) {
-      double sum = 0, count = 0;
-      for (int i = 2 * y; i < std::min(h, 2 * y + 2); ++i)
-        for (int j = 2 * x; j < std::min(w, 2 * x + 2); ++j)
-          if (known[static_cast<size_t>(i) * w + j]) sum += values[static_cast<size_t>(i) * w + j], ++count;
-      told[static_cast<size_t>(y) * hw + x] = count > 0;
-      half[static_cast<size_t>(y) * hw + x] = count > 0 ? sum / count : 0;
-    }
-  fill(half, told, hh, hw);
-  for (int y = 0; y < h; ++y)
-    for (int x = 0; x < w; ++x) {
-      if (known[static_cast<size_t>(y) * w + x]) continue;
-      const auto near = [](int at, int size) { return std::clamp(at / 2 + (at % 2 ? 1 : -1), 0, size - 1); };
-      const size_t row = static_cast<size_t>(y / 2) * hw, next = static_cast<size_t>(near(y, hh)) * hw;
-      const int column = x / 2, side = near(x, hw);
-      values[static_cast<size_t>(y) * w + x] =
-          (9 * half[row + column] + 3 * half[row + side] + 3 * half[next + column] + half[next + side]) / 16;
-    }
-}
-
 void pack(const FramePack& f, Scratch, Pool&) {
   const InputEncoding& e = f.encoding;
   const size_t pixels = static_cast<size_t>(f.out_height) * f.out_width;
@@ -103,20 +77,19 @@ void pack(const FramePack& f, Scratch, Pool&) {
                              : depth_at(f, std::min(f.height - 1, static_cast<int>((y + 0.5) * sy)),
                                         std::min(f.width - 1, static_cast<int>((x + 0.5) * sx)));
         used[i] = std::isfinite(d) && d > 0;
-        values[i] = used[i] ? encode_depth(e, d) : e.no_reading;
+        values[i] = used[i] ? encode_depth(e, d) : e.fill ? NAN : e.no_reading;
         if (f.mask != nullptr) f.mask[i] = used[i];
       }
     if (c < 3 && e.color_min_max) stretch(values, used, kFlatColor);
     if (c == 3 && e.depth == DepthEncoding::kMinMax) stretch(values, used, 0);
-    if (c == 3 && e.fill) {
-      fill(values, used, f.out_height, f.out_width);
-      for (size_t i = 0; i < values.size(); ++i)
-        if (!used[i]) values[i] = 2.0 * e.no_reading - values[i];
-    }
     for (int y = 0; y < f.out_height; ++y)
       for (int x = 0; x < f.out_width; ++x)
         f.out[c * f.out_channel + y * f.out_row + x * f.out_pixel] =
             static_cast<float>(values[static_cast<size_t>(y) * f.out_width + x]);
+  }
+  if (e.fill) {
+    depth_fill.run({f.out, f.out_height, f.out_width, f.out_channel, f.out_row, f.out_pixel, e.nothing()},
+                   nullptr);
   }
 }
 

@@ -9,6 +9,7 @@ namespace edgevae::EDGEVAE_ISA {
 extern const ConvKernel conv, conv_nine;
 extern const UpsampleConvKernel upsample_conv;
 extern const FramePackKernel frame_pack;
+extern const DepthFillKernel depth_fill;
 void activation(const float* x, size_t count, Activation act, float* y);
 void quantize(const float* x, size_t pixels, int channels, const float* inverse_scale, int zero,
               unsigned char* q);
@@ -24,7 +25,8 @@ Kernels kernels() {
           quantize,
           max_pool,
           frame_pack,
-          frame_unpack};
+          frame_unpack,
+          depth_fill};
 }
 
 }  // namespace edgevae::EDGEVAE_ISA

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "conv.h"
+#include "depth_fill.h"
 #include "frame_pack.h"
 #include "pointwise.h"
 #include "upsample_conv.h"
@@ -18,6 +19,7 @@ struct Kernels {
   MaxPoolRun max_pool;
   FramePackKernel frame_pack;
   FrameUnpackRun frame_unpack;
+  DepthFillKernel depth_fill;
 };
 
 }  // namespace edgevae

@@ -125,9 +125,8 @@ def withhold(x: FloatArray, missing: npt.NDArray[np.bool_], spec: InputSpec) -> 
         return x
     x = x.copy()
     if spec.depth.fill:
-        left = np.where(missing | (x[:, 3] < spec.depth.no_reading), np.float32(np.nan), x[:, 3])
-        _core.fill_depth(left, spec.depth.no_reading)
-        x[:, 3] = left
+        x[:, 3][missing | (x[:, 3] < spec.depth.no_reading)] = np.nan
+        _core.fill_depth(x, spec.depth.no_reading)
     else:
         x[:, 3][missing] = spec.depth.no_reading
     return x

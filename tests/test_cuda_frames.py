@@ -14,16 +14,17 @@ from edgevae import _core
 from edgevae.preprocess import DepthEncoding, InputSpec, pack_with_mask
 
 LOG = DepthEncoding("log", 0.25, 80.0)
+FILLED = DepthEncoding("log", 0.25, 80.0, -1.5, fill=True)
 ENCODINGS = [
     DepthEncoding("linear", 0.3, 10.0),
     DepthEncoding("inverse", 0.3, 10.0, 0.0),
     LOG,
     DepthEncoding("minmax", no_reading=0.5),
-    DepthEncoding("log", 0.25, 80.0, -1.5, fill=True),
+    FILLED,
 ]
 # As tests/test_preprocess.py has it for the processor: a few ulp, of a narrow range where that is stretched.
-# Halves are rounded besides.
-FIXED, STRETCHED, HALF = 2e-6, 2e-5, 2.0**-11
+# What is filled lies up to 4 from zero and has been moved many times. Halves are rounded besides.
+FIXED, STRETCHED, MOVED, HALF = 2e-6, 2e-5, 8e-6, 2.0**-11
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,23 @@ def test_depth_without_any_reading(device: Any, encoding: DepthEncoding, rng: np
         x = packed(device, rgb, depth, spec, "fp32")
         nothing = encoding.no_reading * (2 if encoding.fill else 1)
         np.testing.assert_array_equal(x[3], np.full((8, 8), nothing, np.float32))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (33, 47), (64, 128)], ids=str)
+@pytest.mark.parametrize("missing", [0.0, 0.5, 0.98])
+def test_holes_are_filled_as_by_the_reference(
+    device: Any, missing: float, size: tuple[int, int], precision: str, rng: np.random.Generator
+) -> None:
+    rgb, _ = frame(rng, *size)
+    depth = rng.uniform(0.3, 12, size).astype(np.float32)
+    depth[rng.random(size) < missing] = 0
+    spec = InputSpec(4, *size, depth=FILLED)
+    got = packed(device, rgb, depth, spec, precision)
+    wanted, mask = pack_with_mask(rgb, depth, spec, isa="reference")
+    half = HALF if precision == "fp16" else 0
+    np.testing.assert_allclose(got, wanted, rtol=half, atol=MOVED + half)
+    np.testing.assert_array_equal(got[3] > FILLED.no_reading, mask)
 
 
 def test_constant_images_become_minus_one(device: Any) -> None:
