@@ -25,9 +25,10 @@ void pack(const ConvShape& s, const float* weights, void* packed) {
   const int per_unit = s.weights == WeightType::kQuads ? 4 : 1;
   __builtin_memset(packed, 0, p.packed_bytes());
   for (int o = 0; o < s.oc; ++o) {
+    const Products::Channel channel = p.channel(packed, o);
     for (int i = 0; i < s.ic; ++i) {
       for (int tap = 0; tap < taps; ++tap) {
-        p.set(packed, o, 0, tap * units + i / per_unit, i % per_unit, *weights++, s.input_zero);
+        channel.set(0, tap * units + i / per_unit, i % per_unit, *weights++, s.input_zero);
       }
     }
   }

@@ -18,6 +18,7 @@ void pack(const ConvShape& s, const float* weights, void* packed) {
   const Products p = products(s);
   __builtin_memset(packed, 0, p.packed_bytes());
   for (int o = 0; o < s.oc; ++o) {
+    const Products::Channel channel = p.channel(packed, o);
     for (int i = 0; i < s.ic; ++i, weights += 16) {
       for (int parity = 0; parity < 4; ++parity) {
         const float* g = weights + parity / 2 * 4 + parity % 2;
@@ -25,7 +26,7 @@ void pack(const ConvShape& s, const float* weights, void* packed) {
         float nine[kNine];
         transform_weights(kernel, nine);
         for (int j = 0; j < kNine; ++j) {
-          p.set(packed, o, j, parity * parity_depth(s) + i, 0, nine[j], 0);
+          channel.set(j, parity * parity_depth(s) + i, 0, nine[j], 0);
         }
       }
     }

@@ -88,14 +88,26 @@ struct Products {
     return all_weights() * weight_bytes(type) + (type == WeightType::kQuads ? sums * sizeof(int32_t) : 0);
   }
 
-  // Writes the weight of output channel o, product j, unit k, and byte `part` of it where units are quads.
-  void set(void* packed, int o, int j, int k, int part, float value, int input_zero) const {
-    const int panel = o / width(), lane = o % width(), lanes = panel_width(panel);
-    const size_t index = panel * panel_weights() + (static_cast<size_t>(j) * depth() + k) * lanes + lane;
-    if (type != WeightType::kQuads) return set_weight(packed, index, value, type);
-    set_weight(packed, 4 * index + part, value, type);
-    auto* sums = const_cast<int32_t*>(zero_sums(packed, panel));
-    sums[j * lanes + lane] += (input_zero - kQuadShift) * static_cast<int32_t>(value);
+  // Where the weights of one output channel go.
+  struct Channel {
+    void* packed;
+    size_t first;  // weight
+    int lanes, depth;
+    int32_t* sums;  // of quads
+    WeightType type;
+
+    // The weight of product j, unit k, and byte `part` of it where units are quads.
+    void set(int j, int k, int part, float value, int input_zero) const {
+      const size_t index = first + (static_cast<size_t>(j) * depth + k) * lanes;
+      if (type != WeightType::kQuads) return set_weight(packed, index, value, type);
+      set_weight(packed, 4 * index + part, value, type);
+      sums[j * lanes] += (input_zero - kQuadShift) * static_cast<int32_t>(value);
+    }
+  };
+  Channel channel(void* packed, int o) const {
+    const int panel = o / width(), lane = o % width();
+    auto* const sums = const_cast<int32_t*>(zero_sums(packed, panel)) + lane;
+    return {packed, panel * panel_weights() + lane, panel_width(panel), depth(), sums, type};
   }
 };
 

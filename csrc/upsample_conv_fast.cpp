@@ -64,13 +64,14 @@ void pack(const UpsampleConvShape& s, const float* weights, void* packed) {
   const int per_unit = in_quads(s) ? 4 : 1;
   __builtin_memset(packed, 0, p.packed_bytes());
   for (int o = 0; o < s.oc; ++o) {
+    const Products::Channel channel = p.channel(packed, o);  // but by columns
     for (int i = 0; i < s.ic; ++i) {
       const int unit = i / per_unit, part = i % per_unit;
       const float* g = weights + (static_cast<size_t>(o) * s.ic + i) * 9;
       if (!s.phases && !by_columns(s)) {
         float nine[kNine];
         transform_weights(g, nine);
-        for (int j = 0; j < kNine; ++j) p.set(packed, o, j, unit, part, nine[j], 0);
+        for (int j = 0; j < kNine; ++j) channel.set(j, unit, part, nine[j], 0);
         continue;
       }
       float merged[16];
@@ -81,9 +82,9 @@ void pack(const UpsampleConvShape& s, const float* weights, void* packed) {
       }
       for (int j = 0; j < 16; ++j) {
         if (by_columns(s)) {
-          p.set(packed, j * s.oc + o, 0, unit, part, merged[j], s.input_zero);
+          p.channel(packed, j * s.oc + o).set(0, unit, part, merged[j], s.input_zero);
         } else {
-          p.set(packed, o, j / 4, j % 4 * (p.run_depth / 2) + unit, part, merged[j], s.input_zero);
+          channel.set(j / 4, j % 4 * (p.run_depth / 2) + unit, part, merged[j], s.input_zero);
         }
       }
     }
@@ -286,10 +287,11 @@ void run(const UpsampleConvShape& s, const void* input, const void* packed, cons
     });
   };
   const auto finish = [&](int first, int size, int panel, const float* sums) {
+    const int32_t* zero_sums = p.zero_sums(packed, panel);
     each_row(first, size, s.ih, s.iw, [&](Position pixel, int i, int count) {
       const size_t corner = (2 * (static_cast<size_t>(pixel.image) * s.ih + pixel.y) * s.iw + pixel.x) * 2;
       if (s.phases) {
-        finish_phases(p, sums, p.zero_sums(packed, panel), size, i, panel, corner, 2 * s.iw, count, out);
+        finish_phases(p, sums, zero_sums, size, i, panel, corner, 2 * s.iw, count, out);
       } else {
         finish_nine(p, sums, size, i, panel, corner, 2 * s.iw, count, out);
       }
