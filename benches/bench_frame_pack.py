@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgevae import _core
 from edgevae.bench import PACK_LIMIT, inputs
 from edgevae.bench.engines import Job, convert
 from edgevae.bench.worker import Call, open_engine
@@ -37,3 +38,24 @@ def test_frame_pack(timed: Any, size: tuple[int, int], packer: str, opencv: Call
 
     pack_one = {"edgevae": lambda frame: pack(*frame, SPEC), "opencv": lambda frame: opencv(*frame)}[packer]
     timed(f"frame packing, {size[0]}x{size[1]}", pack_one, frame, error=absolute, limit=PACK_LIMIT)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.02, 0.5])
+def test_filling(timed: Any, missing: float) -> None:
+    """Holes in depth. A frame is filled in place, so its copy is part of the time."""
+    rgb, depth = inputs.camera_frame(640, 480)
+    holed = pack(rgb, np.maximum(depth, 1), SPEC)[None]
+    cells = np.kron(np.random.default_rng(0).random((16, 16)) < missing, np.ones((8, 8))) > 0
+    holed[0, 3][cells] = np.nan
+
+    def fill(frames: np.ndarray, isa: str = "") -> np.ndarray:
+        frames = frames.copy()
+        _core.fill_depth(frames, -1.5, isa)
+        return frames
+
+    wanted = fill(holed, "reference")
+
+    def absolute(filled: np.ndarray) -> float:
+        return float(np.abs(filled - wanted).max())
+
+    timed(f"filling, {missing:.0%} missing", fill, holed, error=absolute, limit=1e-5)

@@ -137,10 +137,15 @@ class Network::Builder {
   void pack_conv(const Layer& layer, Step& step, const float* weights) {
     const ConvShape& s = step.conv;
     const bool int8 = layer.weight_scale.data != nullptr;
-    const bool nine = step.nine_products = !int8 && conv_method(s) == ConvMethod::kNineProducts;
+    const bool nine = step.nine_products =
+        layer.input_scale.data == nullptr && conv_method(s) == ConvMethod::kNineProducts;
     step.conv_kernel = nine ? &net_.kernels_.conv_nine : &net_.kernels_.conv;
-    step.conv.weights =
-        int8 ? int8_type(layer) : weight_type(weights, static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw, !nine);
+    if (int8) {
+      // The nine are sums of at most four integers, which halves hold exactly.
+      step.conv.weights = nine ? WeightType::kFloat16 : int8_type(layer);
+    } else {
+      step.conv.weights = weight_type(weights, static_cast<size_t>(s.oc) * s.ic * s.kh * s.kw, !nine);
+    }
     step.conv.input_zero = layer.input_zero;
     step.weights.resize(step.conv_kernel->packed_bytes(step.conv));
     step.conv_kernel->pack(step.conv, weights, step.weights.data());

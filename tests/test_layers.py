@@ -386,6 +386,11 @@ DOUBLE = {"stride": 2, "padding": 1}
 PATCHES: dict[str, Any] = {"stride": 4, "padding": 0}
 INT8: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {  # fields, weight, input
     "conv2d 4x4": ({"stride": 2, "padding": 1, "padding_mode": "zeros"}, (128, 64, 4, 4), (1, 64, 8, 8)),
+    "conv2d 4x4 large": (
+        {"stride": 2, "padding": 1, "padding_mode": "zeros"},
+        (37, 24, 4, 4),
+        (2, 24, 16, 20),
+    ),
     "conv2d 3x3": ({"stride": 1, "padding": 1, "padding_mode": "replicate"}, (7, 5, 3, 3), (2, 5, 9, 6)),
     "conv2d 3x3 stride 2": (
         {"stride": 2, "padding": 1, "padding_mode": "zeros"},
@@ -504,8 +509,12 @@ def test_linear_with_int8_weights(
     check(got, F.linear(*args), F.linear(*(a.abs() for a in args)), inputs + 1, slack=4)
 
 
-@pytest.mark.parametrize("name", ["conv2d 3x3", "conv2d 4x4"])
-def test_conv2d_with_int8_weights(isa: str, name: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("conv2d 3x3", "direct"), ("conv2d 4x4", "direct"), ("conv2d 4x4 large", "nine products")],
+)
+def test_conv2d_with_int8_weights(isa: str, name: str, method: str, rng: np.random.Generator) -> None:
+    """Its inputs are floats, so the large one takes as few products as one with float weights."""
     fields, shape, size = INT8[name]
     layer, tensors = int8_layer(name, fields, shape, rng)
     del layer["input_scale"], layer["input_zero"]
@@ -513,6 +522,8 @@ def test_conv2d_with_int8_weights(isa: str, name: str, rng: np.random.Generator)
     wanted = torch.tensor(run_int8([layer], tensors, x))
     magnitude = run_int8([layer], {key: abs(tensor) for key, tensor in tensors.items()}, abs(x))
     check(run(isa, [layer], tensors, x, 3), wanted, torch.tensor(magnitude), np.prod(shape[1:]) + 1, slack=4)
+    (step,) = _core.Network([layer], tensors, size[1:], 0, _core.Pool(1), isa).profile(x)
+    assert step["method"] == method
 
 
 @pytest.mark.parametrize("sign", [1, -1])
