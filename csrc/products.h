@@ -106,7 +106,8 @@ struct Products {
   };
   Channel channel(void* packed, int o) const {
     const int panel = o / width(), lane = o % width();
-    auto* const sums = const_cast<int32_t*>(zero_sums(packed, panel)) + lane;
+    int32_t* sums = nullptr;
+    if (type == WeightType::kQuads) sums = const_cast<int32_t*>(zero_sums(packed, panel)) + lane;
     return {packed, panel * panel_weights() + lane, panel_width(panel), depth(), sums, type};
   }
 };
