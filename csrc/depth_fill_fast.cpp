@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "vec.h"
+#include "tile.h"
 
 namespace edgevae::EDGEVAE_ISA {
 namespace {
@@ -30,7 +30,7 @@ vf interleave(vf a, vf b, std::integer_sequence<int, i...>) {
 
 vf nan() { return broadcast(__builtin_nanf("")); }
 
-int whole_vectors(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
+int whole_vectors(int n) { return round_up(n, kLanes); }
 
 // Rows are whole vectors. Beyond its w pixels a row's weights are 0, so what stands there tells no pixel
 // anything as long as it is a number; until it is pulled, it is unknown.

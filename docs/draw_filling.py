@@ -1,7 +1,7 @@
 """The picture of docs/model-file.md: depth without half of itself, what fills it, and what becomes of it.
 
-EDGEVAE_DATA=DIR python docs/draw_filling.py    # writes docs/images/filling.png; needs matplotlib, and 100
-                                                # frames of TUM fr1/rpy in DIR/tum_fr1_rpy_100
+EDGEVAE_DATA=DIR python docs/draw_filling.py    # writes docs/images/filling.png; needs edgevae[train],
+                                                # and 100 frames of TUM fr1/rpy in DIR/tum_fr1_rpy_100
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import edgevae
 from edgevae.preprocess import pack_with_mask, withhold
+from training.data.frames import without_holes
+from training.evaluate.depth import HALF, hidden
 
 IMAGES = Path(__file__).parent / "images"
-CELLS = 8  # a side, half of them withheld
 TITLES = "colour", "depth, as it was read", "without half of it", "filled", "decoded from that"
 
 
@@ -52,12 +54,9 @@ def pictures(model: edgevae.Model, uri: str, index: int) -> list[tuple[np.ndarra
     with edgevae.open_source(uri) as source:
         frame = next(itertools.islice(source, index, None))
     x, measured = pack_with_mask(frame.rgb, frame.depth, spec, depth_scale=frame.depth_scale)
-    cells = np.random.default_rng(3).permutation(CELLS * CELLS).reshape(CELLS, CELLS) % 2 == 0
-    side = x.shape[1] // CELLS
-    missing = np.kron(cells, np.ones((side, side))).astype(bool)
-    given = withhold(x[None], missing[None], spec)
-    held = given[0, 3]
-    filled = np.where(held < depth.no_reading, 2 * depth.no_reading - held, held)
+    missing = hidden(HALF, index, measured[None].shape)
+    given = withhold(x[None], missing, spec)
+    filled = without_holes(torch.from_numpy(given), spec).numpy()[0, 3]
     decoded = model.decode_tensor(model.encode_tensor(given))[0, 3]
 
     def seen(values: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
@@ -65,7 +64,7 @@ def pictures(model: edgevae.Model, uri: str, index: int) -> list[tuple[np.ndarra
         return metres if where is None else np.where(where, metres, np.nan)
 
     low, high = np.percentile(seen(x[3])[measured], [1, 99])
-    shown = seen(x[3], measured), seen(x[3], measured & ~missing), seen(filled), seen(decoded)
+    shown = seen(x[3], measured), seen(x[3], measured & ~missing[0]), seen(filled), seen(decoded)
     colour = np.clip((x[:3].transpose(1, 2, 0) + 1) / 2, 0, 1)
     return [(colour, (0.0, 1.0)), *((picture, (low, high)) for picture in shown)]
 
